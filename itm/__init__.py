@@ -1,0 +1,1 @@
+"""Implicit Transferability Modeling: which pre-trained vision model to fine-tune on your images."""

@@ -1,0 +1,1 @@
+"""Transferability scores, one paper per file."""

@@ -1,0 +1,135 @@
+"""The contract of every score, and the one place where features and labels are checked."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from itm.errors import FeatureError
+from itm.features import Features
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's score, with what a report shows beside it.
+
+    Args:
+        value: The score; higher is better.
+        seconds: Wall-clock time it took.
+        details: Plain values by name (ITM: ``n``, ``distance``, ``curve``, ...).
+    """
+
+    value: float
+    seconds: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Features that passed the checks: finite, at least two classes, labels renumbered ``0..C-1`` without gaps.
+
+    Args:
+        x: Features, floating point as they were given, ``[N, D]``.
+        y: Dense class of each row, int64, ``[N]``.
+        num_classes: ``C``, the number of classes that occur.
+        logits: Source logits ``[N, K]`` or None.
+        groups: Group of each row ``[N]`` or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    num_classes: int
+    logits: Tensor | None = None
+    groups: Tensor | None = None
+
+
+_CHECKED: WeakKeyDictionary[Features, Samples] = WeakKeyDictionary()
+
+
+def check(name: str, features: Features) -> Samples:
+    """Check one model's features; the result is remembered for as long as the features live.
+
+    Args:
+        name: The model, named in every error.
+        features: What is to be scored.
+
+    Raises:
+        FeatureError: If there is no row or column, a value is not finite, or fewer than two classes occur.
+    """
+    if features not in _CHECKED:
+        _CHECKED[features] = _check(name, features)
+    return _CHECKED[features]
+
+
+def _check(name: str, features: Features) -> Samples:
+    x, y = features.x, features.y
+    if x.numel() == 0:
+        raise FeatureError(f"{name}: features of shape {tuple(x.shape)} hold no value; extract them again.")
+    for part, values in (("features", x), ("source logits", features.logits)):
+        if values is not None and not torch.isfinite(values).all():
+            bad = int((~torch.isfinite(values)).any(dim=1).sum())
+            raise FeatureError(f"{name}: {part} are NaN or infinite in {bad} of {len(x)} rows; it gets no score.")
+    classes, dense = torch.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise FeatureError(f"{name}: only class {int(classes[0])} among {len(y)} labels; a score needs two or more.")
+    return Samples(x, dense, len(classes), features.logits, features.groups)
+
+
+@dataclass(frozen=True)
+class Scorer(ABC):
+    """A transferability score: from features of a pool of models to one number each, higher is better.
+
+    A scorer is a frozen dataclass of its settings. Subclasses implement :meth:`evaluate_one`; those whose score depends
+    on the other models of the pool set ``relative`` and override :meth:`evaluate`.
+    """
+
+    name: ClassVar[str]
+    """The name in configs, tables and ``itm.rank``."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the features must carry besides ``x`` and ``y``: ``"logits"`` or nothing."""
+    relative: ClassVar[bool] = False
+    """Whether one model's score depends on the others in the pool."""
+
+    def score(self, pool: Mapping[str, Features]) -> dict[str, float]:
+        """Score every model of the pool.
+
+        Args:
+            pool: Features by model name, all of the same dataset and split.
+
+        Returns:
+            A finite score by model name; higher is better. Compare scores on one dataset only.
+
+        Raises:
+            FeatureError: If a model's features cannot be scored; the message names the model.
+        """
+        return {name: score.value for name, score in self.evaluate(pool).items()}
+
+    def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
+        """Score every model like :meth:`score`, with seconds and details."""
+        scores = {}
+        for name, features in pool.items():
+            samples = self._checked(name, features)
+            start = time.perf_counter()
+            score = self.evaluate_one(samples)
+            if not math.isfinite(score.value):
+                raise FeatureError(f"{name}: {self.name} is {score.value} on these features; the model gets no score.")
+            scores[name] = replace(score, seconds=time.perf_counter() - start)
+        return scores
+
+    @abstractmethod
+    def evaluate_one(self, samples: Samples) -> Score:
+        """Score one model's checked features."""
+
+    def _checked(self, name: str, features: Features) -> Samples:
+        samples = check(name, features)
+        if "logits" in self.needs and samples.logits is None:
+            raise FeatureError(f"{name}: {self.name} needs the logits of a source head, and these features have none.")
+        return samples
