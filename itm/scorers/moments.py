@@ -1,0 +1,134 @@
+"""First and second moments of one model's features in float64, computed once and shared by every score that needs them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from itm.scorers.base import Samples
+
+
+class Moments:
+    """Moments of features ``X [N, D]`` with dense labels; each is computed on first use and then kept.
+
+    What has ``N * D`` entries (``x``, ``centered``) is made anew on every access instead: a cast is cheap, and a pool of
+    wide models would otherwise live in memory twice.
+
+    Args:
+        x: Features, floating point, ``[N, D]``; never changed.
+        y: Class of each row, int64, ``[N]``, values ``0..C-1`` without gaps.
+        num_classes: ``C``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, num_classes: int) -> None:
+        self._x = x.cpu()
+        self.y = y.cpu()
+        self.n, self.d = x.shape
+        self.c = num_classes
+
+    @property
+    def x(self) -> Tensor:
+        """Features in float64, ``[N, D]``; the caller's own memory where it is float64 already, so never write to it."""
+        return self._x.double()
+
+    @property
+    def centered(self) -> Tensor:
+        """Features minus their mean, ``[N, D]``."""
+        return self.x - self.mean
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Rows of each class, float64, ``[C]``."""
+        return torch.bincount(self.y, minlength=self.c).double()
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of all rows, ``[D]``."""
+        return self.x.mean(0)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Population variance of each dimension, ``[D]``."""
+        return self.x.var(0, correction=0)
+
+    @cached_property
+    def class_means(self) -> Tensor:
+        """Mean of each class, ``[C, D]``."""
+        return self.mean + self.class_offsets
+
+    @cached_property
+    def class_offsets(self) -> Tensor:
+        """Mean of each class minus the mean of all rows, ``[C, D]``; no digits are lost to a large common mean."""
+        return self._class_sums(self.centered) / self.counts[:, None]
+
+    @cached_property
+    def class_scatter(self) -> Tensor:
+        """Sum over a class of the squared deviations from its mean, per dimension, ``[C, D]``."""
+        return self._class_sums((self.x - self.class_means[self.y]).square_())
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Products of the centred features on the smaller side: ``XᵀX [D, D]`` if ``D <= N``, else ``XXᵀ [N, N]``."""
+        x = self.centered
+        return x.T @ x if self.d <= self.n else x @ x.T
+
+    @cached_property
+    def within(self) -> Tensor:
+        """Pooled covariance within classes, ``sum_c pi_c cov(X_c)``, population, ``[D, D]``."""
+        if self.d <= self.n:
+            between = self.class_offsets * self.counts.sqrt()[:, None]
+            return (self.gram - between.T @ between) / self.n
+        x = self.x - self.class_means[self.y]
+        return x.T @ x / self.n
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``[m]`` of :attr:`gram`, largest first and never negative, and its eigenvectors ``[m, m]``."""
+        values, vectors = torch.linalg.eigh(self.gram)
+        return values.flip(0).clamp_min(0.0), vectors.flip(1)
+
+    @cached_property
+    def rank(self) -> int:
+        """Directions in which the centred features vary beyond rounding."""
+        values = self.spectrum[0]
+        threshold = torch.finfo(torch.float64).eps * max(self.n, self.d) * values[0]
+        return int((values > threshold).sum())
+
+    def principal(self, k: int) -> Tensor:
+        """Project the rows on the ``k`` leading principal components (exact, not whitened).
+
+        Args:
+            k: Number of components; at most ``min(N, D)`` exist.
+
+        Returns:
+            Float64, ``[N, min(k, N, D)]``, columns by falling variance. The sign of a column is arbitrary.
+        """
+        values, vectors = self.spectrum
+        if self.d <= self.n:
+            return self.centered @ vectors[:, :k]
+        return vectors[:, :k] * values[:k].sqrt()
+
+    @cached_property
+    def canonical_order(self) -> Tensor:
+        """An order of the rows that depends on their content alone, int64, ``[N]``.
+
+        Seeded draws that start from it do not change when the caller's rows are permuted.
+        """
+        direction = torch.arange(1, self.d + 1, dtype=torch.float64).sin()
+        return torch.argsort(self.centered @ direction, stable=True)
+
+    def _class_sums(self, values: Tensor) -> Tensor:
+        return torch.zeros(self.c, self.d, dtype=torch.float64).index_add_(0, self.y, values)
+
+
+_MOMENTS: WeakKeyDictionary[Samples, Moments] = WeakKeyDictionary()
+
+
+def moments(samples: Samples) -> Moments:
+    """Return the moments of checked features, remembered for as long as the samples live."""
+    if samples not in _MOMENTS:
+        _MOMENTS[samples] = Moments(samples.x, samples.y, samples.num_classes)
+    return _MOMENTS[samples]
