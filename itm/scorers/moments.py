@@ -1,4 +1,4 @@
-"""First and second moments of one model's features in float64, computed once and shared by every score that needs them."""
+"""Moments of one model's features in float64, computed once and shared by every score that needs them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from itm.scorers.base import Samples
 
 
 class Moments:
-    """Moments of features ``X [N, D]`` with dense labels; each is computed on first use and then kept.
+    """Moments of features ``X [N, D]`` with dense labels, each computed on first use and then kept.
 
-    What has ``N * D`` entries (``x``, ``centered``) is made anew on every access instead: a cast is cheap, and a pool of
+    What has ``N * D`` entries (``x``, ``centered``) is made anew on every access: a cast is cheap, and a pool of
     wide models would otherwise live in memory twice.
 
     Args:
@@ -31,7 +31,7 @@ class Moments:
 
     @property
     def x(self) -> Tensor:
-        """Features in float64, ``[N, D]``; the caller's own memory where it is float64 already, so never write to it."""
+        """Features in float64, ``[N, D]``; may be the caller's own memory, so never write to it."""
         return self._x.double()
 
     @property
