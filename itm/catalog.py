@@ -1,0 +1,219 @@
+"""The datasets known by name: where each one's images, labels and official split come from.
+
+The paper's eleven datasets come through torchvision and are downloaded on first use. Training and test images are those
+that Kornblith et al. (2019, "Do Better ImageNet Models Transfer Better?", table 1) count, which is customary in this
+literature: the official training split trains, together with the official validation split where there is one
+(Flowers-102, DTD, FGVC-Aircraft, Pascal VOC 2007, Oxford-IIIT Pets), and the official test split tests. Two datasets
+have no official split in torchvision, so theirs is seeded:
+
+* Caltech-101: 30 images per class train, the others test; the background class is left out.
+* SUN397: 50 images per class train, 50 others test.
+
+Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
+image is that of its largest object by bounding box.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+
+from itm.errors import DataError
+from itm.folders import Listing, list_classes, seeded_part
+
+SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package ``dataset-fashion-mnist`` puts its files."""
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+ELPV_CLASSES = {
+    0.0: "functional 0%",
+    0.33: "functional, unsure 33%",
+    0.67: "defective, unsure 67%",
+    1.0: "defective 100%",
+}
+"""Class by the probability of a defect, rounded: what an expert saw, and how sure (Deitsch et al., 2019)."""
+
+_CARS_LAYOUT = (
+    "The authors' address is gone, so the files must be put there by hand: stanford_cars/devkit/, "
+    "stanford_cars/cars_train/, stanford_cars/cars_test/ and stanford_cars/cars_test_annos_withlabels.mat."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset of the table.
+
+    Args:
+        read: From the root of all datasets, the split and the seed to the split's listing.
+        license: The licence or terms of its images, as its authors state them.
+    """
+
+    read: Callable[[Path, str, int], Listing]
+    license: str
+
+
+def _torchvision(name: str, root: Path, *, advice: str = "", **settings: Any) -> Any:
+    """Open a torchvision dataset, downloading it first where it is not there yet."""
+    from torchvision import datasets  # seconds to import, and only these datasets need it
+
+    build = partial(getattr(datasets, name), **settings)
+    try:
+        return build(root=root, download=False)
+    except (RuntimeError, FileNotFoundError):  # how torchvision says that a dataset, or a part of it, is not there
+        pass
+    except (OSError, ValueError, LookupError, EOFError) as error:
+        raise DataError(f"{name} in data.root={root} is damaged ({error}); delete it or mend it.") from error
+    try:
+        _download(build, root)
+        return build(root=root, download=False)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        words = "".join(f", {key}={value!r}" for key, value in settings.items())
+        reason = " ".join(str(error).split()).rstrip(".")
+        command = f'python -c "from torchvision.datasets import {name} as d; d({str(root)!r}{words}, download=True)"'
+        raise DataError(
+            f"{name} is not in data.root={root} and could not be downloaded ({reason}). "
+            + (advice or f"Where there is a network, this fetches it: {command}")
+        ) from error
+
+
+def _download(build: Callable[..., Any], root: Path) -> None:
+    """Download beside the datasets and move the result in whole, so that what was cut short is not taken for whole."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+        build(root=folder, download=True)
+        for child in Path(folder).iterdir():
+            target = root / child.name
+            if target.is_dir():
+                shutil.copytree(child, target, dirs_exist_ok=True, copy_function=shutil.move)
+            else:
+                child.replace(target)
+
+
+def _pixels(name: str, root: Path, split: str, seed: int) -> Listing:
+    data = _torchvision(name, root, train=split == "train")
+    return Listing(np.asarray(data.data), torch.as_tensor(data.targets).tolist(), data.classes)
+
+
+def _files(name: str, root: Path, split: str, seed: int, *, train: tuple[str, ...] = ("train",)) -> Listing:
+    """The parts of ``train`` together, or ``"test"``, of a torchvision dataset that knows its files."""
+    parts = [_torchvision(name, root, split=part) for part in (train if split == "train" else ("test",))]
+    labels = [int(label) for part in parts for label in part._labels]
+    items = [Path(file) for part in parts for file in (part._images if name == "OxfordIIITPet" else part._image_files)]
+    # Flowers102 has names only in newer releases of torchvision.
+    classes = getattr(parts[0], "classes", None) or [f"class {label + 1}" for label in range(max(labels) + 1)]
+    return Listing(items, labels, classes)
+
+
+def _cars(root: Path, split: str, seed: int) -> Listing:
+    data = _torchvision("StanfordCars", root, split=split, advice=_CARS_LAYOUT)
+    files, labels = zip(*data._samples, strict=True)
+    return Listing([Path(file) for file in files], [int(label) for label in labels], data.classes)
+
+
+def _per_class(listing: Listing, split: str, seed: int, train: int, test: int | None) -> Listing:
+    """So many random images of each class for training, and so many others, or all others, for testing."""
+    labels = torch.as_tensor(listing.labels)
+    generator = torch.Generator().manual_seed(seed)
+    part = slice(train) if split == "train" else slice(train, None if test is None else train + test)
+    chosen = []
+    for label in range(len(listing.classes)):
+        members = torch.nonzero(labels == label).flatten()
+        chosen += members[torch.randperm(len(members), generator=generator)[part]].tolist()
+    return listing.take(sorted(chosen))
+
+
+def _caltech101(root: Path, split: str, seed: int) -> Listing:
+    data = _torchvision("Caltech101", root)
+    listing = list_classes(Path(data.root, "101_ObjectCategories"), exclude=("BACKGROUND_Google",))
+    return _per_class(listing, split, seed, train=30, test=None)
+
+
+def _sun397(root: Path, split: str, seed: int) -> Listing:
+    data = _torchvision("SUN397", root)
+    # Torchvision lists the files as the disk does; a seeded choice needs one order everywhere.
+    pairs = sorted(zip(map(Path, data._image_files), data._labels, strict=True))
+    listing = Listing([file for file, _ in pairs], [label for _, label in pairs], data.classes)
+    return _per_class(listing, split, seed, train=50, test=50)
+
+
+def _voc2007(root: Path, split: str, seed: int) -> Listing:
+    data = _torchvision("VOCDetection", root, year="2007", image_set="trainval" if split == "train" else "test")
+    labels = [VOC_CLASSES.index(_largest_object(Path(file))) for file in data.annotations]
+    return Listing([Path(file) for file in data.images], labels, VOC_CLASSES)
+
+
+def _largest_object(annotation: Path) -> str:
+    def area(item: ElementTree.Element) -> float:
+        left, top, right, bottom = (
+            float(item.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        return (right - left) * (bottom - top)
+
+    return max(ElementTree.parse(annotation).iterfind("object"), key=area).findtext("name", "")
+
+
+def _fashion_mnist(root: Path, split: str, seed: int) -> Listing:
+    if not SYSTEM_FASHION_MNIST.is_dir():
+        return _pixels("FashionMNIST", root, split, seed)
+    from torchvision.datasets import FashionMNIST
+
+    stem = SYSTEM_FASHION_MNIST / ("train" if split == "train" else "t10k")
+    images = np.frombuffer(gzip.decompress(Path(f"{stem}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress(Path(f"{stem}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    return Listing(images.reshape(-1, 28, 28), labels.tolist(), FashionMNIST.classes)
+
+
+def _digits(root: Path, split: str, seed: int) -> Listing:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the bundled values are 0 to 16
+    return seeded_part(Listing(images, data.target.tolist(), [str(name) for name in data.target_names]), split, seed)
+
+
+def _elpv(root: Path, split: str, seed: int) -> Listing:
+    spec = find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise DataError(
+            "the photographs come with the package elpv-dataset (CC BY-NC-SA 4.0), which is not installed. "
+            "Run the command with `uv run --extra demo`, or install it with `pip install 'itm[demo]'`."
+        )
+    folder = Path(spec.origin).parent / "data"
+    rows = [line.split() for line in (folder / "labels.csv").read_text().splitlines() if line.strip()]
+    probabilities = list(ELPV_CLASSES)
+    labels = [probabilities.index(round(float(row[1]), 2)) for row in rows]
+    return seeded_part(Listing([folder / row[0] for row in rows], labels, list(ELPV_CLASSES.values())), split, seed)
+
+
+CATALOG: Mapping[str, Entry] = {
+    "aircraft": Entry(partial(_files, "FGVCAircraft", train=("trainval",)), "non-commercial research use only"),
+    "caltech101": Entry(_caltech101, "CC BY 4.0"),
+    "cifar10": Entry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
+    "cifar100": Entry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
+    "digits": Entry(_digits, "CC BY 4.0"),
+    "dtd": Entry(partial(_files, "DTD", train=("train", "val")), "research use only"),
+    "elpv": Entry(_elpv, "CC BY-NC-SA 4.0"),
+    "fashion_mnist": Entry(_fashion_mnist, "MIT"),
+    "flowers": Entry(partial(_files, "Flowers102", train=("train", "val")), "not stated by its authors"),
+    "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
+    "stanford_cars": Entry(_cars, "non-commercial research use only"),
+    "sun397": Entry(_sun397, "not stated by its authors"),
+    "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
+}
+"""Every dataset that ``data=<name>`` knows."""
