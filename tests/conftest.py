@@ -1,0 +1,36 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+Tree = Callable[..., Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Writes small image files, each of its own colour, and returns the folder they are in."""
+
+    def write(*files: str | Iterable[str], root: str = "images") -> Path:
+        for name in (name for entry in files for name in ([entry] if isinstance(entry, str) else entry)):
+            path = tmp_path / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            colour = zlib.crc32(name.encode("utf-8", "surrogateescape"))
+            kind = {".jpe": "JPEG", ".pnm": "PPM"}.get(path.suffix.lower())
+            Image.new("RGB", (12, 8), (colour & 255, colour >> 8 & 255, colour >> 16 & 255)).save(path, kind)
+        return tmp_path / root
+
+    return write
+
+
+@pytest.fixture
+def image_folder(tree: Tree) -> Path:
+    """A folder of three classes with 10, 5 and 5 images."""
+    return tree(
+        (f"ant/{i}.png" for i in range(10)), (f"bee/{i}.png" for i in range(5)), (f"cat/{i}.png" for i in range(5))
+    )
