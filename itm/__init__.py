@@ -1,1 +1,8 @@
 """Implicit Transferability Modeling: which pre-trained vision model to fine-tune on your images."""
+
+from itm.errors import ItmError
+from itm.features import Features
+from itm.ranking import Ranking, rank
+
+__all__ = ["Features", "ItmError", "Ranking", "rank"]
+__version__ = "0.1.0"

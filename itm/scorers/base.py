@@ -116,9 +116,12 @@ class Scorer(ABC):
         """Score every model like :meth:`score`, with seconds and details."""
         scores = {}
         for name, features in pool.items():
-            samples = self._checked(name, features)
+            samples = self.checked(name, features)
             start = time.perf_counter()
-            score = self.evaluate_one(samples)
+            try:
+                score = self.evaluate_one(samples)
+            except FeatureError as error:
+                raise FeatureError(f"{name}: {error}") from error
             if not math.isfinite(score.value):
                 raise FeatureError(f"{name}: {self.name} is {score.value} on these features; the model gets no score.")
             scores[name] = replace(score, seconds=time.perf_counter() - start)
@@ -128,7 +131,12 @@ class Scorer(ABC):
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model's checked features."""
 
-    def _checked(self, name: str, features: Features) -> Samples:
+    def checked(self, name: str, features: Features) -> Samples:
+        """Check one model's features, and that they carry what this scorer needs.
+
+        Raises:
+            FeatureError: If they cannot be scored; the message names the model.
+        """
         samples = check(name, features)
         if "logits" in self.needs and samples.logits is None:
             raise FeatureError(f"{name}: {self.name} needs the logits of a source head, and these features have none.")

@@ -1,0 +1,339 @@
+"""The equations of ITM as pure functions: pseudo-cluster centers, adaptive n and the simulated evolution of embeddings.
+
+Symbols follow the paper (Implicit Transferability Modeling, NeurIPS 2025): ``Θ = E W_z`` are the conditioned embeddings
+of a mini-batch of size ``B``, ``Ê`` the pseudo-cluster center of each row's class, ``C = ΘΘᵀ/B`` (eq. 5), ``η`` the
+inner learning rate and ``n`` the number of inner steps. The inner problem is gradient descent on a linear map ``W_g``
+that starts at the identity; ``E⁽ᵏ⁾ = Θ W_g⁽ᵏ⁾`` are the embeddings after ``k`` steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from itm.errors import FeatureError, SettingError, unknown
+
+Loss = Literal["mse", "mae", "ce"]
+CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
+
+
+def pseudo_centers(
+    num_classes: int,
+    dim: int,
+    scheme: CenterScheme = "onehot",
+    mean: float = 0.0,
+    std: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Pseudo-cluster centers: the point that each class's embeddings move to (section 3.3 and appendix A.8).
+
+    The rows are orthonormal, then shifted to ``center * std + mean``. How ``"random"``, ``"pca"`` and ``"laplacian"``
+    draw them is our reading; the paper settles on ``"onehot"``.
+
+    Args:
+        num_classes: Number of classes, ``C``.
+        dim: Width of a center, ``p``; at least ``C``.
+        scheme: ``"onehot"``: unit vectors; ``"random"``: orthonormalised Gaussian vectors; ``"pca"``: the leading
+            principal axes of a Gaussian cloud; ``"laplacian"``: the smoothest eigenvectors of the normalised graph
+            Laplacian of ``dim`` random points under a Gaussian kernel.
+        mean: Added to every entry.
+        std: Multiplies every entry, before ``mean`` is added; positive.
+        generator: Source of randomness of all schemes but ``"onehot"``.
+
+    Returns:
+        Centers, float64, ``[C, p]``.
+
+    Raises:
+        SettingError: If ``dim < num_classes``, ``std`` is not positive, or the scheme is not known.
+    """
+    if not 1 <= num_classes <= dim:
+        raise SettingError(f"dim={dim}: {num_classes} orthonormal centers need a dim of at least {num_classes}.")
+    if not std > 0:
+        raise SettingError(f"std={std}: centers need a positive scale.")
+    match scheme:
+        case "onehot":
+            directions = torch.eye(num_classes, dim, dtype=torch.float64)
+        case "random":
+            cloud = torch.randn(dim, num_classes, dtype=torch.float64, generator=generator)
+            directions = torch.linalg.qr(cloud).Q.T
+        case "pca":
+            cloud = torch.randn(2 * dim + 1, dim, dtype=torch.float64, generator=generator)
+            directions = torch.linalg.svd(cloud - cloud.mean(dim=0), full_matrices=False).Vh[:num_classes]
+        case "laplacian":
+            points = torch.randn(dim, 2, dtype=torch.float64, generator=generator)
+            affinity = torch.exp(-torch.cdist(points, points).square())
+            scale = affinity.sum(dim=1).rsqrt()
+            laplacian = torch.eye(dim, dtype=torch.float64) - scale[:, None] * affinity * scale
+            directions = torch.linalg.eigh(laplacian).eigenvectors[:, :num_classes].T
+        case _:
+            raise unknown("centers", scheme, ("onehot", "random", "pca", "laplacian"))
+    return directions * std + mean
+
+
+def class_distance(x: Tensor, y: Tensor, standardize: Literal["per_dim", "rms"] = "per_dim") -> float:
+    """Mean distance of standardised features to the mean of their class, dis_φ (appendix A.7).
+
+    Args:
+        x: Features, float, ``[N, D]``.
+        y: Class of each row, int64, ``[N]``, values ``0..C-1``, each of them present.
+        standardize: ``"per_dim"`` is the paper's text: each dimension by its own mean and standard deviation, then
+            the Euclidean distance. ``"rms"`` (ours) divides the distance by ``sqrt(D)``, so that widths compare.
+
+    Returns:
+        A non-negative number; near ``sqrt(D)`` (``"rms"``: near 1) when classes overlap, 0 when every class is a point.
+
+    Raises:
+        FeatureError: If a feature is not finite or a class has no sample.
+        SettingError: If ``standardize`` is not known.
+    """
+    if standardize not in ("per_dim", "rms"):
+        raise unknown("standardize", standardize, ("per_dim", "rms"))
+    if not torch.isfinite(x).all():
+        raise FeatureError("class distance: a feature is NaN or infinite.")
+    counts = torch.bincount(y)
+    if len(counts) == 0 or (counts == 0).any():
+        raise FeatureError(f"class distance: labels must be 0..C-1 without gaps, found counts {counts.tolist()[:20]}.")
+    # a constant dimension has no spread to divide by and contributes nothing
+    std = x.std(dim=0, correction=0)
+    z = (x - x.mean(dim=0)) / torch.where(std > 0, std, 1)
+    means = torch.zeros(len(counts), x.shape[1], dtype=z.dtype, device=z.device).index_add_(0, y, z) / counts[:, None]
+    distance = float((z - means[y]).norm(dim=1).mean())
+    return distance / math.sqrt(x.shape[1]) if standardize == "rms" else distance
+
+
+def adaptive_steps(distance: float, eta: float = 0.01, n_b: int = 20, reference: float = 1.0) -> int:
+    """Number of inner steps, ``n = ceil(log_{1-eta}(reference / distance)) + n_b`` (eq. 9).
+
+    Args:
+        distance: dis_φ of :func:`class_distance`; 0 gives the fewest steps.
+        eta: Rate of the logarithm, in (0, 1); the paper's 0.01.
+        n_b: Steps added to every model.
+        reference: dis_b, the distance at which ``n = n_b``; positive.
+
+    Returns:
+        ``n``, at least 1: a model whose classes are already tighter than ``reference`` is clamped there.
+
+    Raises:
+        SettingError: If ``eta`` or ``reference`` is out of range.
+        FeatureError: If ``distance`` is negative or not finite.
+    """
+    if not 0 < eta < 1:
+        raise SettingError(f"eta={eta}: the logarithm of eq. 9 needs a rate between 0 and 1.")
+    if not reference > 0:
+        raise SettingError(f"reference={reference}: expected a positive distance.")
+    if not (distance >= 0 and math.isfinite(distance)):
+        raise FeatureError(f"adaptive n: class distance is {distance}, expected a finite number of at least 0.")
+    if distance == 0:
+        return max(1, n_b)
+    # 1e-9 keeps a whole logarithm whole in floating point
+    return max(1, math.ceil(math.log(reference / distance) / math.log1p(-eta) - 1e-9) + n_b)
+
+
+def largest_eigenvalue(theta: Tensor) -> float:
+    """Largest eigenvalue of ``C = ΘΘᵀ/B`` (eq. 5), computed on the smaller side, without gradient.
+
+    Inner steps contract while ``η·λ_max <= 2`` and diverge beyond.
+
+    Args:
+        theta: Conditioned embeddings, float, ``[B, p]``.
+
+    Returns:
+        A non-negative number, NaN or infinite if an embedding is.
+    """
+    theta = theta.detach()
+    gram = _gram(theta)
+    if not torch.isfinite(gram).all():
+        return math.nan
+    return max(0.0, float(torch.linalg.eigvalsh(gram)[-1]))
+
+
+def evolve(
+    theta: Tensor,
+    y: Tensor,
+    centers: Tensor,
+    *,
+    eta: float,
+    steps: int,
+    loss: Loss = "mse",
+    logit_centers: Tensor | None = None,
+) -> Tensor:
+    """Embeddings after ``n`` simulated fine-tuning steps (Algorithm 2); differentiable in ``theta`` and ``centers``.
+
+    With the MSE loss ``E⁽ⁿ⁾ = (I − ηC)ⁿ(Θ − Ê) + Ê`` (Algorithm 2, line 5) in O(log n) products on the smaller of the
+    two sides. MAE and CE have no closed power and take ``n`` explicit steps (Table 2):
+    ``E⁽ᵏ⁺¹⁾ = E⁽ᵏ⁾ − ηC·sign(E⁽ᵏ⁾ − Ê)`` and ``E⁽ᵏ⁺¹⁾ = E⁽ᵏ⁾ − ηC·(softmax(E⁽ᵏ⁾Uᵀ) − onehot(y))·U``.
+
+    Args:
+        theta: Conditioned embeddings ``Θ``, float, ``[B, p]``.
+        y: Class of each row, int64, ``[B]``.
+        centers: Pseudo-cluster centers, ``[C, p]``.
+        eta: Inner learning rate, positive. Above ``2/λ_max`` (:func:`largest_eigenvalue`) the evolution diverges;
+            this function does not judge.
+        steps: ``n``, at least 0.
+        loss: Inner loss.
+        logit_centers: ``U`` of the CE loss, the centers before their shift, ``[C, p]``; ``centers`` if not given.
+
+    Returns:
+        ``E⁽ⁿ⁾``, ``[B, p]``.
+
+    Raises:
+        SettingError: If ``loss`` is not known or ``steps`` or ``eta`` is out of range.
+    """
+    _check_inner(eta, steps)
+    target = centers.to(theta)[y]
+    if loss == "mse":
+        return _evolve_mse(theta, target, eta, steps)
+    if loss == "mae":
+        # sign() passes no gradient: only the sum of the signs is needed, taken outside the graph
+        with torch.no_grad():
+            signs, evolved = torch.zeros_like(theta), theta
+            for _ in range(steps):
+                step = torch.sign(evolved - target)
+                signs += step
+                evolved = evolved - eta * _apply_c(theta, step)
+        return theta - eta * _apply_c(theta, signs)
+    if loss == "ce":
+        u = (centers if logit_centers is None else logit_centers).to(theta)
+        evolved = theta
+        for _ in range(steps):
+            evolved = evolved - eta * _apply_c(theta, _ce_slope(evolved, y, u))
+        return evolved
+    raise unknown("loss", loss, ("mse", "mae", "ce"))
+
+
+def evolve_unrolled(
+    theta: Tensor,
+    y: Tensor,
+    centers: Tensor,
+    *,
+    eta: float,
+    steps: int,
+    loss: Loss = "mse",
+    init: Literal["identity", "random"] = "identity",
+    generator: torch.Generator | None = None,
+    logit_centers: Tensor | None = None,
+) -> Tensor:
+    """Embeddings after really training the inner map ``W_g`` for ``M`` steps (Algorithm 1's inner loop).
+
+    ``W_g ← W_g − (η/B)·Θᵀ(ΘW_g − Ê)`` for the MSE loss; gradients flow through every step. From the identity and with
+    ``M = n`` this equals :func:`evolve` in value and gradient; a random start is the paper's text.
+
+    Args:
+        theta: Conditioned embeddings ``Θ``, float, ``[B, p]``.
+        y: Class of each row, int64, ``[B]``.
+        centers: Pseudo-cluster centers, ``[C, p]``.
+        eta: Inner learning rate, positive.
+        steps: ``M``, at least 0.
+        loss: Inner loss.
+        init: Start of ``W_g``; ``"random"`` draws entries with variance ``1/p``.
+        generator: Source of the random start.
+        logit_centers: See :func:`evolve`.
+
+    Returns:
+        ``Θ W_g``, ``[B, p]``.
+
+    Raises:
+        SettingError: If ``loss`` or ``init`` is not known or ``steps`` or ``eta`` is out of range.
+    """
+    _check_inner(eta, steps)
+    p = theta.shape[1]
+    if init == "identity":
+        w_g = torch.eye(p, dtype=theta.dtype, device=theta.device)
+    elif init == "random":
+        w_g = torch.randn(p, p, dtype=torch.float64, generator=generator).to(theta) / math.sqrt(p)
+    else:
+        raise unknown("init", init, ("identity", "random"))
+    if loss not in ("mse", "mae", "ce"):
+        raise unknown("loss", loss, ("mse", "mae", "ce"))
+    target = centers.to(theta)[y]
+    u = (centers if logit_centers is None else logit_centers).to(theta)
+    for _ in range(steps):
+        evolved = theta @ w_g
+        match loss:
+            case "mse":
+                slope = evolved - target
+            case "mae":
+                slope = torch.sign(evolved - target)
+            case "ce":
+                slope = _ce_slope(evolved, y, u)
+        w_g = w_g - (eta / len(theta)) * (theta.T @ slope)
+    return theta @ w_g
+
+
+def _check_inner(eta: float, steps: int) -> None:
+    if not eta > 0:
+        raise SettingError(f"eta={eta}: the inner learning rate must be positive.")
+    if steps < 0:
+        raise SettingError(f"steps={steps}: the number of inner steps must be at least 0.")
+
+
+def _gram(theta: Tensor) -> Tensor:
+    """The smaller of ``ΘᵀΘ/B`` and ``ΘΘᵀ/B``; both have the same non-zero spectrum."""
+    batch, p = theta.shape
+    return (theta.T @ theta if p <= batch else theta @ theta.T) / batch
+
+
+def _apply_c(theta: Tensor, slope: Tensor) -> Tensor:
+    """``C @ slope`` without forming the B x B matrix when ``p < B``."""
+    batch, p = theta.shape
+    return (theta @ (theta.T @ slope) if p <= batch else (theta @ theta.T) @ slope) / batch
+
+
+def _ce_slope(evolved: Tensor, y: Tensor, u: Tensor) -> Tensor:
+    """Derivative of the cross-entropy of ``softmax(E Uᵀ)`` against ``y``, per row, with respect to ``E``."""
+    return torch.softmax(evolved @ u.T, dim=1) @ u - u[y]
+
+
+def _evolve_mse(theta: Tensor, target: Tensor, eta: float, steps: int) -> Tensor:
+    residual = theta - target
+    rate = eta / len(theta)
+    if theta.shape[1] <= len(theta):
+        # (I − ηC)ⁿ = I − (η/B)·Θ·S_n·Θᵀ with S_n = Σ_{k<n} (I − (η/B)·ΘᵀΘ)ᵏ, all p x p
+        sums: Tensor = _GeometricSum.apply(rate * (theta.T @ theta), steps)
+        return theta - theta @ (sums @ (rate * (theta.T @ residual)))
+    k = rate * (theta @ theta.T)
+    sums = _GeometricSum.apply(k, steps)
+    return theta - k @ (sums @ residual)
+
+
+class _GeometricSum(torch.autograd.Function):
+    """``S_n = Σ_{k<n} (I − K)ᵏ`` of a symmetric ``K`` by doubling, with an analytic backward pass.
+
+    With ``P_m = (I − K)ᵐ``, one binary digit ``b`` of ``n`` takes ``m`` to ``m' = 2m + b`` in two products:
+    ``S_m' = S_m + P_m (S_m + b P_m)`` and ``P_m' = P_m²`` or, for odd ``m'``, ``I − K S_m'``.
+
+    The derivative of a polynomial at a symmetric matrix is self-adjoint, so the gradient is the derivative of ``S_n``
+    in the direction of the symmetric part of the incoming gradient; it follows the same digits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, n: int) -> Tensor:
+        eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
+        p, s = eye - k, eye if n else torch.zeros_like(k)
+        chain = []
+        for digit in bin(n)[3:]:
+            odd = digit == "1"
+            chain.append((p, s, odd))
+            s = torch.addmm(s, p, s + p if odd else s)
+            p = torch.addmm(eye, k, s, alpha=-1) if odd else p @ p
+        ctx.k, ctx.chain, ctx.last = k, chain, s
+        return s
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x = (grads[0] + grads[0].T) / -2  # the direction of I − K
+        dp, ds = x, torch.zeros_like(x)
+        sums = [s for _, s, _ in ctx.chain[1:]] + [ctx.last]
+        for (p, s, odd), s_next in zip(ctx.chain, sums, strict=True):
+            ds = torch.addmm(torch.addmm(ds, dp, s + p if odd else s), p, ds + dp if odd else ds)
+            if s_next is ctx.last:
+                break
+            if odd:
+                dp = torch.addmm(x @ s_next, ctx.k, ds, alpha=-1)
+            else:
+                half = p @ dp
+                dp = half + half.T
+        return ds, None

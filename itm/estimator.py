@@ -1,0 +1,328 @@
+"""Training of ITM's map for one model on one dataset (Algorithms 1 and 2), as a LightningModule."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itm.dva import Loss, evolve, evolve_unrolled, largest_eigenvalue
+from itm.errors import FeatureError, unknown
+
+Scaling = Literal["unit", "none", "l2", "standardize"]
+Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
+Stability = Literal["cap", "error", "off"]
+Batch = tuple[Tensor, Tensor]
+
+
+def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tensor:
+    """Features as they enter the map ``f``; the paper is silent, so all four are our reading.
+
+    Args:
+        x: Features, float, ``[N, D]``.
+        train: Indices of the training rows: the only ones that statistics are taken from, int64.
+        scaling: ``"unit"`` subtracts the training mean and divides by the mean norm of the centred training rows (one
+            number: keeps every direction, removes the unit); ``"standardize"`` does so column by column with the
+            standard deviation; ``"l2"`` divides each row by its norm; ``"none"`` changes nothing and diverges on many
+            backbones.
+
+    Returns:
+        Scaled features, ``[N, D]``; constant columns and zero rows become zero.
+
+    Raises:
+        SettingError: If ``scaling`` is not known.
+    """
+    if scaling == "none":
+        return x
+    if scaling == "l2":
+        return F.normalize(x, dim=1)
+    if scaling not in ("unit", "standardize"):
+        raise unknown("scaling", scaling, ("unit", "none", "l2", "standardize"))
+    fitted = x[train]
+    mean = fitted.mean(dim=0)
+    centred = fitted - mean
+    spread = centred.norm(dim=1).mean() if scaling == "unit" else fitted.std(dim=0, correction=0)
+    # rounding leaves a constant feature a spread of about eps times its size, which is no signal
+    floor = 10 * torch.finfo(x.dtype).eps * fitted.abs().amax(dim=0).max()
+    return (x - mean) * torch.where(spread > floor, 1 / spread.clamp(min=floor), 0).nan_to_num(posinf=0)
+
+
+class RandomBatches:
+    """Endless mini-batches of rows held in memory: shuffled, each row once before any comes again.
+
+    A plain iterable instead of a DataLoader: 500 batches of a matrix in memory need no workers and no collation.
+
+    Args:
+        x: Features, ``[N, D]``.
+        y: Classes, ``[N]``.
+        batch_size: ``B``; rows left over at the end of a shuffle are dropped, and ``N`` is the largest batch.
+        generator: Source of the order.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator) -> None:
+        self.x, self.y, self.generator = x, y, generator
+        self.batch_size = min(batch_size, len(x))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
+            for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+                rows = order[start : start + self.batch_size]
+                yield self.x.index_select(0, rows), self.y.index_select(0, rows)
+
+
+@dataclass(frozen=True)
+class OrderedBatches:
+    """Mini-batches of rows held in memory, always the same; the last one keeps its own size.
+
+    Args:
+        x: Features, ``[N, D]``.
+        y: Classes, ``[N]``.
+        batch_size: ``B``.
+    """
+
+    x: Tensor
+    y: Tensor
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return zip(torch.split(self.x, self.batch_size), torch.split(self.y, self.batch_size), strict=True)
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.batch_size)
+
+
+@dataclass
+class Trace:
+    """What a run of :class:`ITMModule` leaves behind for reports.
+
+    Args:
+        curve: Held-out score by iteration, every evaluation in order.
+        losses: Training loss at the same iterations.
+        eta_lambda: Largest ``η·λ_max(C)`` that was met, before capping; an upper bound where all were stable.
+        capped: Number of training batches whose ``η`` was lowered.
+    """
+
+    curve: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    eta_lambda: float = 0.0
+    capped: int = 0
+
+    @property
+    def best(self) -> float:
+        """The best held-out score, in 0..1."""
+        return max(self.curve.values())
+
+
+class ITMModule(L.LightningModule):
+    """The map ``f: E ↦ E W_z`` and the head ``h``, trained on evolved embeddings (Algorithms 1 and 2).
+
+    Each training batch is mapped, evolved by :func:`itm.dva.evolve` towards its classes' pseudo-cluster centers and
+    classified; the cross-entropy reaches ``W_z`` through the evolution. Validation batches give the held-out score.
+
+    Args:
+        dim: Width of the features, ``D``.
+        centers: Pseudo-cluster centers, ``[C, p]``.
+        steps: Inner steps ``n``.
+        eta: Inner learning rate.
+        loss: Inner loss; the paper's is ``"mse"`` (Table 2 compares).
+        evolution: ``"closed_form"`` is Algorithm 2; ``"unrolled"`` and ``"unrolled_random"`` are Algorithm 1 from the
+            identity and from a random map.
+        heldout: ``"evolved"`` evolves held-out batches with their own labels as in training (the paper's text);
+            ``"plain"`` scores ``h(Θ)`` without evolution (ours).
+        stability: What happens when ``η·λ_max(C) > 2``, where the evolution diverges (ours): ``"cap"`` lowers ``η`` to
+            ``1/λ_max`` for that batch and counts it, ``"error"`` stops, ``"off"`` lets it diverge.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        logit_centers: Centers before their shift, for the CE loss, ``[C, p]``.
+        seed: Seed of the initial weights and of random inner maps.
+    """
+
+    centers: Tensor
+    logit_centers: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        centers: Tensor,
+        *,
+        steps: int,
+        eta: float = 0.01,
+        loss: Loss = "mse",
+        evolution: Evolution = "closed_form",
+        heldout: Literal["evolved", "plain"] = "evolved",
+        stability: Stability = "cap",
+        lr: float = 5e-3,
+        weight_decay: float = 1e-2,
+        logit_centers: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for setting, value, allowed in (
+            ("loss", loss, ("mse", "mae", "ce")),
+            ("evolution", evolution, ("closed_form", "unrolled", "unrolled_random")),
+            ("heldout", heldout, ("evolved", "plain")),
+            ("stability", stability, ("cap", "error", "off")),
+        ):
+            if value not in allowed:
+                raise unknown(setting, value, allowed)
+        self.steps, self.eta, self.loss, self.evolution = steps, eta, loss, evolution
+        self.heldout, self.stability, self.lr, self.weight_decay = heldout, stability, lr, weight_decay
+        self.register_buffer("centers", centers)
+        self.register_buffer("logit_centers", centers if logit_centers is None else logit_centers)
+        num_classes, p = centers.shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conditioning = nn.Linear(dim, p, bias=False)
+            self.head = nn.Linear(p, num_classes)
+        self.inner_generator = torch.Generator().manual_seed(seed)
+        self.trace = Trace()
+        self._last_loss = torch.tensor(float("nan"))
+        self._hits = torch.zeros(2, dtype=torch.long)
+
+    @property
+    def w_z(self) -> Tensor:
+        """The learned map ``W_z``, ``[D, p]``."""
+        return self.conditioning.weight.T
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Class logits ``[B, C]`` of features ``[B, D]``, evolved towards the classes ``y`` where they are given."""
+        theta = self.conditioning(x)
+        logits: Tensor = self.head(theta if y is None else self.evolve(theta, y))
+        return logits
+
+    def evolve(self, theta: Tensor, y: Tensor) -> Tensor:
+        """Evolve conditioned embeddings ``[B, p]`` by this module's settings, with a stable ``η``."""
+        eta = self._stable_eta(theta)
+        if self.evolution == "closed_form":
+            return evolve(
+                theta, y, self.centers, eta=eta, steps=self.steps, loss=self.loss, logit_centers=self.logit_centers
+            )
+        return evolve_unrolled(
+            theta,
+            y,
+            self.centers,
+            eta=eta,
+            steps=self.steps,
+            loss=self.loss,
+            init="identity" if self.evolution == "unrolled" else "random",
+            generator=self.inner_generator,
+            logit_centers=self.logit_centers,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the head on the evolved batch (Algorithm 2, lines 3 to 7)."""
+        loss = F.cross_entropy(self(*batch), batch[1])
+        self._last_loss = loss.detach()
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting hits."""
+        self._hits = torch.zeros(2, dtype=torch.long)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the held-out rows that the head gets right."""
+        x, y = batch
+        hits = self(x, y if self.heldout == "evolved" else None).argmax(dim=1) == y
+        self._hits += torch.tensor([int(hits.sum()), len(y)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep and log the held-out score and the state of the evolution."""
+        accuracy = float(self._hits[0] / self._hits[1])
+        step = self.global_step
+        self.trace.curve[step] = accuracy
+        self.trace.losses[step] = float(self._last_loss)
+        self.log_dict(
+            {
+                "heldout_accuracy": accuracy,
+                "train_loss": self.trace.losses[step],
+                "n": float(self.steps),
+                "eta_lambda_max": self.trace.eta_lambda,
+                "capped_batches": float(self.trace.capped),
+            }
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW on ``W_z`` and the head, in one fused kernel."""
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+    def _stable_eta(self, theta: Tensor) -> float:
+        if self.stability == "off":
+            return self.eta
+        # λ_max(C) <= trace(C): the cheap bound settles most batches without an eigenvalue
+        bound = self.eta * float(theta.detach().square().sum()) / len(theta)
+        value = bound if bound <= 2 else self.eta * largest_eigenvalue(theta)
+        self.trace.eta_lambda = max(self.trace.eta_lambda, value)
+        if value <= 2:
+            return self.eta
+        if self.stability == "error":
+            raise FeatureError(
+                f"stability=error: eta * lambda_max is {value:.3g} at iteration {self.global_step}, and the evolution "
+                "diverges above 2; lower eta, use scaling=unit or stability=cap."
+            )
+        self.trace.capped += self.training
+        return self.eta / value
+
+
+def fit(
+    module: ITMModule,
+    train: RandomBatches,
+    heldout: OrderedBatches,
+    *,
+    iterations: int = 500,
+    evaluate_every: int = 100,
+    accelerator: str = "cpu",
+) -> Trace:
+    """Train a module for a number of batches, scoring the held-out part at intervals and at the end.
+
+    Args:
+        module: What to train; its ``trace`` is filled.
+        train: Training batches.
+        heldout: Held-out batches.
+        iterations: Number of training batches.
+        evaluate_every: Batches between two evaluations.
+        accelerator: Lightning's accelerator: ``"cpu"``, ``"cuda"``, ``"auto"``, ...
+
+    Returns:
+        The module's trace.
+    """
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with _quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_steps=iterations,
+            val_check_interval=min(evaluate_every, iterations),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            **options,
+        )
+        trainer.fit(module, train, heldout)
+        if iterations not in module.trace.curve:
+            trainer.validate(module, heldout, verbose=False)
+    return module.trace
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Hold back Lightning's banner and its advice on loaders: a pool of models would print it once each."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,184 @@
+"""From a pool of features to a ranking of models."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+
+import itm.scorers
+from itm.errors import FeatureError, ItmError, SettingError, unknown
+from itm.features import Features
+from itm.scorers.base import Score, Scorer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a ranking.
+
+    Args:
+        model: Its name in the pool.
+        runs: Its score under each seed; one for a scorer without randomness.
+    """
+
+    model: str
+    runs: tuple[Score, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean score over the seeds."""
+        return statistics.fmean(run.value for run in self.runs)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over the seeds; None where there is one seed."""
+        return statistics.stdev(run.value for run in self.runs) if len(self.runs) > 1 else None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of scoring, all seeds together."""
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the scorer noted beside the first seed's score."""
+        return self.runs[0].details
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Models in the order that a scorer predicts for fine-tuning, best first.
+
+    Args:
+        scorer: The scorer with its settings.
+        entries: Scored models, best first; equal scores keep the order of the pool.
+        failed: Models without a score, with the reason.
+    """
+
+    scorer: Scorer
+    entries: tuple[Entry, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Score by model, best first; higher is better."""
+        return {entry.model: entry.score for entry in self.entries}
+
+    @property
+    def order(self) -> list[str]:
+        """Names of the models, best first."""
+        return [entry.model for entry in self.entries]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The ranking as a table, best first.
+
+        Returns:
+            Columns ``rank`` (equal scores share the better one), ``model``, ``score``, ``std`` (over seeds; NaN for one
+            seed), ``seconds``, then the scorer's plain numbers (ITM: ``n``, ``distance``, ...).
+        """
+        rows = []
+        for entry in self.entries:
+            numbers = {k: v for k, v in entry.details.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+            std = float("nan") if entry.std is None else entry.std
+            row = {"model": entry.model, "score": entry.score, "std": std, "seconds": entry.seconds}
+            rows.append(row | {k: v for k, v in numbers.items() if k not in row})
+        frame = pd.DataFrame(rows, columns=None if rows else ["model", "score", "std", "seconds"])
+        frame.insert(0, "rank", frame["score"].rank(ascending=False, method="min").astype(int))
+        return frame
+
+    def __str__(self) -> str:
+        lines = [f"{self.scorer.name}:"]
+        lines += [f"{rank:>3}. {entry.model}  {entry.score:.4f}" for rank, entry in enumerate(self.entries, 1)]
+        lines += [f"  -  {model}  no score: {reason}" for model, reason in self.failed.items()]
+        return "\n".join(lines)
+
+
+def rank(
+    pool: Mapping[str, Features], scorer: str | Scorer = "itm", *, seed: int | None = None, seeds: int = 1
+) -> Ranking:
+    """Rank the models of a pool by a score.
+
+    A model that cannot be scored is named in ``Ranking.failed``, and the others go on.
+
+    Args:
+        pool: Features of the same images by model name.
+        scorer: A scorer, or the name of one with its default settings.
+        seed: First seed of a scorer with randomness; its own where not given.
+        seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        SettingError: If the pool is empty, the scorer is not known, or ``seeds`` is below 1.
+        FeatureError: If the models do not share one set of classes, or none of them could be scored.
+    """
+    if not pool:
+        raise SettingError("rank: the pool holds no model; give features by model name.")
+    if seeds < 1:
+        raise SettingError(f"seeds={seeds}: expected a number of at least 1.")
+    _check_labels(pool)
+    chosen = by_name(scorer) if isinstance(scorer, str) else scorer
+    runs: dict[str, list[Score]] = {}
+    failed: dict[str, str] = {}
+    for variant in _seeded(chosen, seed, seeds):
+        for model, score in _evaluate(variant, pool, failed).items():
+            runs.setdefault(model, []).append(score)
+    entries = [Entry(model, tuple(runs[model])) for model in pool if model in runs and model not in failed]
+    if not entries:
+        raise FeatureError("No model could be scored. " + " ".join(failed.values()))
+    return Ranking(chosen, tuple(sorted(entries, key=lambda entry: -entry.score)), failed)
+
+
+def by_name(name: str) -> Scorer:
+    """The scorer of that name with its default settings.
+
+    Raises:
+        SettingError: If no scorer has that name, or it cannot do without settings.
+    """
+    table = {
+        cls.name: cls for cls in vars(itm.scorers).values() if hasattr(cls, "evaluate_one") and hasattr(cls, "name")
+    }
+    if name not in table:
+        raise unknown("scorer", name, table)
+    scorer: Scorer = table[name]()
+    return scorer
+
+
+def _seeded(scorer: Scorer, seed: int | None, seeds: int) -> list[Scorer]:
+    own = getattr(scorer, "seed", None)
+    if own is None:
+        return [scorer]
+    first = own if seed is None else seed
+    return [dataclasses.replace(scorer, **{"seed": first + i}) for i in range(seeds)]
+
+
+def _check_labels(pool: Mapping[str, Features]) -> None:
+    first, *others = pool
+    classes = torch.unique(pool[first].y)
+    for model in others:
+        if not torch.equal(torch.unique(pool[model].y), classes):
+            raise FeatureError(f"{model} and {first} have different classes; compare models on one dataset only.")
+
+
+def _evaluate(scorer: Scorer, pool: Mapping[str, Features], failed: dict[str, str]) -> dict[str, Score]:
+    """Scores of the models that can be scored; the others are added to ``failed``."""
+    scores: dict[str, Score] = {}
+    sound = {}
+    for model, features in pool.items():
+        if model in failed:
+            continue
+        try:
+            if scorer.relative:
+                scorer.checked(model, features)
+                sound[model] = features
+            else:
+                scores |= scorer.evaluate({model: features})
+        except ItmError as error:
+            failed[model] = str(error)
+    return scorer.evaluate(sound) if sound else scores
