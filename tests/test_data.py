@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "one byte": (change_one_byte, True),
     "two files swapped": (swap_content, True),
     "one file moved to another class": (lambda folder: (folder / "ant/0.png").rename(folder / "bee/9.png"), True),
+    "one label": (lambda folder: (folder / "ant/2.png").rename(folder / "bee/-.png"), True),  # the order stays
     "one file gone": (lambda folder: (folder / "cat/0.png").unlink(), True),
     "one file more": (lambda folder: shutil.copy(folder / "cat/0.png", folder / "cat/7.png"), True),
 }
@@ -110,6 +112,8 @@ def test_fingerprint_follows_the_selection(image_folder: Path) -> None:
     prints += [
         load_images("digits", split, limit=limit).fingerprint for split in ("train", "test") for limit in (20, 30)
     ]
+    images = load_images(image_folder)
+    prints += [replace(images, groups=torch.arange(16) // n).fingerprint for n in (2, 4)]
     assert len(set(prints)) == len(prints)
 
 

@@ -82,6 +82,14 @@ def test_groups_stay_whole(rows_per_group: int) -> None:
     assert (share - 0.2).abs().max() < 0.08
 
 
+def test_groups_of_one_class_are_held_out_in_proportion() -> None:
+    y = torch.arange(200) // 100
+    groups = torch.arange(200) // 10
+    for seed in range(10):
+        held = split_indices(y, 0.8, seed, groups)[1]
+        assert torch.bincount(y[held]).tolist() == [20, 20]
+
+
 def test_a_class_in_one_group_only_trains() -> None:
     y = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 2, 2])
     groups = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
