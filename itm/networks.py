@@ -1,0 +1,240 @@
+"""The network that a set of weights needs: timm's or torchvision's, sized, pooled and headed as the weights are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import timm
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+from torch import Tensor, nn
+
+from itm.checkpoints import Layout, fit, locate, match_by_order, read
+from itm.errors import CheckpointError, SettingError, unknown
+from itm.torchvision_models import PREFIX, TorchvisionModel
+
+_PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+_TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transformers with a class token
+
+
+class Family(Protocol):
+    """What a library knows of one of its models."""
+
+    name: str
+    resizable: bool  # built for one image size, which can be given
+    hub: str
+    license: str
+    pretraining: str
+    preprocessing: dict[str, Any]
+    pooling: str | None  # where its authors' differs from the network's own
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of the layers that make logits."""
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """Fetch the published weights, or take them from the cache."""
+
+    def build(self, num_classes: int, **arguments: Any) -> nn.Module:
+        """Build the network, initialised by the global random state."""
+
+    def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
+        """Give the network timm's interface, once the weights are in."""
+
+
+class TimmModel:
+    """One model of timm.
+
+    Args:
+        model: timm's name, for example ``resnet50`` or ``vit_base_patch16_224.mae``.
+        setting: The setting as the user typed it, for messages.
+
+    Raises:
+        SettingError: If timm has no such model or no such tag.
+    """
+
+    def __init__(self, model: str, setting: str) -> None:
+        self.name = model
+        try:
+            config: Any = timm.get_pretrained_cfg(model, allow_unregistered=False)
+        except RuntimeError as error:
+            closest = difflib.get_close_matches(model, [*timm.list_models(), *timm.list_pretrained()], n=4)
+            hint = f" Closest: {', '.join(closest)}." if closest else ""
+            raise SettingError(
+                f"{setting}={model}: not known to timm {timm.__version__}.{hint} "
+                f"Allowed: any of timm.list_models(), or {PREFIX}<name>."
+            ) from error
+        names = config.classifier or ()
+        self.classifiers: tuple[str, ...] = (names,) if isinstance(names, str) else tuple(names)
+        self.resizable = bool(config.fixed_input_size)
+        self.preprocessing: dict[str, Any] = {key: getattr(config, key) for key in _PREPROCESSING}
+        self.hub = f"model.safetensors of {config.hf_hub_id}" if config.hf_hub_id else "its weight file"
+        self.license = str(config.license or "unknown")
+        self.pretraining = f"timm {config.tag or model}"
+        self.pooling = "mean" if config.tag == "mae" else None  # timm pools these by class token, their authors do not
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """Fetch the published weights, or take them from the cache."""
+        return dict(timm.create_model(self.name, pretrained=True).state_dict())
+
+    def build(self, num_classes: int, **arguments: Any) -> nn.Module:
+        """Build the network, initialised by the global random state."""
+        return timm.create_model(self.name, pretrained=False, num_classes=num_classes, **arguments)
+
+    def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
+        """Return the network: timm's give features and logits apart."""
+        return net
+
+
+def find_model(model: str, setting: str) -> Family:
+    """Look a model up, ``torchvision:<name>`` in torchvision and any other in timm."""
+    return TorchvisionModel(model, setting) if model.startswith(PREFIX) else TimmModel(model, setting)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights.
+
+    Args:
+        net: Has timm's ``forward_features`` and ``forward_head``.
+        pooling: ``"gap"``, ``"cls"``, ``"mean"``, or timm's word for a rarer one.
+        has_head: Whether ``forward_head`` makes source logits.
+    """
+
+    net: nn.Module
+    pooling: str
+    has_head: bool
+
+
+@dataclass(frozen=True)
+class NetworkBuilder:
+    """Builds the network that a set of weights needs and loads them into it.
+
+    Args:
+        family: The model.
+        layout: Who wrote the weights.
+        image_size: Side in pixels, or None for the weights' own.
+        seed: Of what the weights do not fill.
+        zoo: The zoo entry as the user typed it, for messages.
+    """
+
+    family: Family
+    layout: Layout
+    image_size: int | None
+    seed: int
+    zoo: str
+    arguments: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        special = (kept for start, kept in self.layout.arguments.items() if self.family.name.startswith(start))
+        size = {"img_size": self.image_size} if self.image_size and self.family.resizable else {}
+        object.__setattr__(self, "arguments", dict(next(special, {})) | size)
+
+    def fetch(self) -> dict[str, Tensor]:
+        """Return the weights that the model's library publishes.
+
+        Raises:
+            CheckpointError: If they cannot be had.
+        """
+        try:
+            return self.family.pretrained()
+        except Exception as error:  # each hub client fails with classes of its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{self.zoo}.pretrained=true: the weights of {self.family.name} could not be fetched ({reason}). "
+                f"Without a network, copy {self.family.hub} here and set "
+                f"++{self.zoo}.pretrained=false ++{self.zoo}.checkpoint=<file>."
+            ) from error
+
+    def read(self, checkpoint: str) -> dict[str, Tensor]:
+        """Return the weights in a file, under the network's names.
+
+        Raises:
+            CheckpointError: If the file is missing, unsafe, damaged, or of another network.
+        """
+        setting = f"{self.zoo}.checkpoint"
+        weights = read(locate(checkpoint, self.layout, setting), self.layout, setting)
+        if not self.layout.by_order:
+            return weights
+        classes = len(list(weights.values())[-1])
+        return match_by_order(weights, self._build(classes).state_dict(), f"{setting}={checkpoint}")
+
+    def build(self, weights: Mapping[str, Tensor] | None, pooling: str | None, source: str) -> Network:
+        """Build the network and load the weights.
+
+        Args:
+            weights: Under the network's names, or None for a random control.
+            pooling: The user's choice, or None.
+            source: The setting that the weights come from, for messages.
+
+        Raises:
+            SettingError: If the network cannot be pooled so.
+            CheckpointError: If the weights do not fit.
+        """
+        weights = weights or {}
+        heads = self.family.classifiers
+        classes = (
+            len(weights[f"{heads[0]}.weight"]) if heads and all(f"{head}.weight" in weights for head in heads) else 0
+        )
+        net = self._build(classes)
+        own = _pooling_of(net)
+        trained = _trained_pooling(own, net, weights)
+        wanted = pooling or self.layout.pooling or self.family.pooling or trained
+        allowed = tuple(_TIMM_POOLING) if own in _TIMM_POOLING else (own,)
+        if wanted not in allowed:
+            setting = f"{self.zoo}.pooling" if pooling else f"the pooling of {self.zoo}.layout"
+            raise unknown(setting, wanted, allowed)
+        has_head = classes > 0 and wanted == trained  # a head reads the pooling it was trained on, no other
+        if classes and not has_head:
+            weights = {name: value for name, value in weights.items() if name.rpartition(".")[0] not in heads}
+        if wanted != own or (classes > 0) != has_head:
+            arguments = {"global_pool": _TIMM_POOLING[wanted]} if wanted != own else {}
+            net = self._build(classes if has_head else 0, **arguments)
+        if weights:
+            fit(net, self._resampled(weights, net), source)
+        return Network(self.family.finish(net, has_head), wanted, has_head)
+
+    def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.family.build(num_classes, **self.arguments, **arguments)
+
+    def _resampled(self, weights: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
+        """Resample what a transformer learned per position to the image size asked for."""
+        if "img_size" not in self.arguments or not hasattr(net, "patch_embed"):
+            return weights
+        patches: Any = net.patch_embed
+        trained_side = self.family.preprocessing["input_size"][-1] // patches.patch_size[0]
+        prefix = 0 if getattr(net, "no_embed_class", False) else int(getattr(net, "num_prefix_tokens", 1))
+        expected = net.state_dict()
+        resampled = dict(weights)
+        for name, value in weights.items():
+            if name not in expected or value.shape == expected[name].shape:
+                continue  # what fits, and what belongs to nothing and will be refused
+            if name == "pos_embed" and value.shape[1] == trained_side**2 + prefix:
+                resampled[name] = resample_abs_pos_embed(value, patches.grid_size, num_prefix_tokens=prefix)
+            elif name.endswith("relative_position_bias_table") and len(value) == (2 * trained_side - 1) ** 2 + 3:
+                resampled[name] = resize_rel_pos_bias_table(value, patches.grid_size, expected[name].shape)
+        return resampled
+
+
+def _pooling_of(net: nn.Module) -> str:
+    """Name the pooling that the network was built with."""
+    pool = getattr(net, "global_pool", "class_token" if hasattr(net, "class_token") else "avg")
+    word = pool if isinstance(pool, str) else getattr(pool, "pool_type", "avg")
+    if isinstance(getattr(net, "cls_token", None), nn.Parameter):
+        return {"token": "cls", "avg": "mean"}.get(word, word)
+    return "gap" if word in ("avg", "") else str(word)
+
+
+def _trained_pooling(own: str, net: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Tell from the place of the last LayerNorm how the weights were pooled when their head was trained."""
+    norms = ("norm.weight", "fc_norm.weight")
+    in_network, in_weights = (tuple(norm in names for norm in norms) for names in (net.state_dict(), weights))
+    if own not in _TIMM_POOLING or in_network == in_weights or sum(in_weights) != 1:
+        return own
+    return "cls" if in_weights[0] else "mean"
