@@ -9,12 +9,13 @@ that starts at the identity; ``E⁽ᵏ⁾ = Θ W_g⁽ᵏ⁾`` are the embeddings
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from itm.errors import FeatureError, SettingError, unknown
+from itm.geometric import geometric_sum
 
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
@@ -292,48 +293,7 @@ def _evolve_mse(theta: Tensor, target: Tensor, eta: float, steps: int) -> Tensor
     rate = eta / len(theta)
     if theta.shape[1] <= len(theta):
         # (I − ηC)ⁿ = I − (η/B)·Θ·S_n·Θᵀ with S_n = Σ_{k<n} (I − (η/B)·ΘᵀΘ)ᵏ, all p x p
-        sums: Tensor = _GeometricSum.apply(rate * (theta.T @ theta), steps)
+        sums = geometric_sum(rate * (theta.T @ theta), steps)
         return theta - theta @ (sums @ (rate * (theta.T @ residual)))
     k = rate * (theta @ theta.T)
-    sums = _GeometricSum.apply(k, steps)
-    return theta - k @ (sums @ residual)
-
-
-class _GeometricSum(torch.autograd.Function):
-    """``S_n = Σ_{k<n} (I − K)ᵏ`` of a symmetric ``K`` by doubling, with an analytic backward pass.
-
-    With ``P_m = (I − K)ᵐ``, one binary digit ``b`` of ``n`` takes ``m`` to ``m' = 2m + b`` in two products:
-    ``S_m' = S_m + P_m (S_m + b P_m)`` and ``P_m' = P_m²`` or, for odd ``m'``, ``I − K S_m'``.
-
-    The derivative of a polynomial at a symmetric matrix is self-adjoint, so the gradient is the derivative of ``S_n``
-    in the direction of the symmetric part of the incoming gradient; it follows the same digits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, k: Tensor, n: int) -> Tensor:
-        eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
-        p, s = eye - k, eye if n else torch.zeros_like(k)
-        chain = []
-        for digit in bin(n)[3:]:
-            odd = digit == "1"
-            chain.append((p, s, odd))
-            s = torch.addmm(s, p, s + p if odd else s)
-            p = torch.addmm(eye, k, s, alpha=-1) if odd else p @ p
-        ctx.k, ctx.chain, ctx.last = k, chain, s
-        return s
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x = (grads[0] + grads[0].T) / -2  # the direction of I − K
-        dp, ds = x, torch.zeros_like(x)
-        sums = [s for _, s, _ in ctx.chain[1:]] + [ctx.last]
-        for (p, s, odd), s_next in zip(ctx.chain, sums, strict=True):
-            ds = torch.addmm(torch.addmm(ds, dp, s + p if odd else s), p, ds + dp if odd else ds)
-            if s_next is ctx.last:
-                break
-            if odd:
-                dp = torch.addmm(x @ s_next, ctx.k, ds, alpha=-1)
-            else:
-                half = p @ dp
-                dp = half + half.T
-        return ds, None
+    return theta - k @ (geometric_sum(k, steps) @ residual)

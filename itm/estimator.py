@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from itm.batches import Batch, OrderedBatches, RandomBatches
 from itm.dva import Loss, evolve, evolve_unrolled, largest_eigenvalue
 from itm.errors import FeatureError, unknown
 
 Scaling = Literal["unit", "none", "l2", "standardize"]
 Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
 Stability = Literal["cap", "error", "off"]
-Batch = tuple[Tensor, Tensor]
 
 
 def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tensor:
@@ -53,51 +53,6 @@ def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tenso
     # rounding leaves a constant feature a spread of about eps times its size, which is no signal
     floor = 10 * torch.finfo(x.dtype).eps * fitted.abs().amax(dim=0).max()
     return (x - mean) * torch.where(spread > floor, 1 / spread.clamp(min=floor), 0).nan_to_num(posinf=0)
-
-
-class RandomBatches:
-    """Endless mini-batches of rows held in memory: shuffled, each row once before any comes again.
-
-    A plain iterable instead of a DataLoader: 500 batches of a matrix in memory need no workers and no collation.
-
-    Args:
-        x: Features, ``[N, D]``.
-        y: Classes, ``[N]``.
-        batch_size: ``B``; rows left over at the end of a shuffle are dropped, and ``N`` is the largest batch.
-        generator: Source of the order.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator) -> None:
-        self.x, self.y, self.generator = x, y, generator
-        self.batch_size = min(batch_size, len(x))
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-            for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                rows = order[start : start + self.batch_size]
-                yield self.x.index_select(0, rows), self.y.index_select(0, rows)
-
-
-@dataclass(frozen=True)
-class OrderedBatches:
-    """Mini-batches of rows held in memory, always the same; the last one keeps its own size.
-
-    Args:
-        x: Features, ``[N, D]``.
-        y: Classes, ``[N]``.
-        batch_size: ``B``.
-    """
-
-    x: Tensor
-    y: Tensor
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        return zip(torch.split(self.x, self.batch_size), torch.split(self.y, self.batch_size), strict=True)
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.batch_size)
 
 
 @dataclass

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from itm.batches import OrderedBatches, RandomBatches
 from itm.dva import CenterScheme, Loss, adaptive_steps, class_distance, pseudo_centers
 from itm.errors import SettingError, unknown
-from itm.estimator import Evolution, ITMModule, OrderedBatches, RandomBatches, Scaling, Stability, fit, scale_features
+from itm.estimator import Evolution, ITMModule, Scaling, Stability, fit, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 from itm.splits import split_indices
 
@@ -104,6 +105,7 @@ class ITM(Scorer):
         details = {
             "n": n,
             "distance": distance,
+            "batch_size": min(self.batch_size, len(train)),
             "curve": trace.curve,
             "losses": trace.losses,
             "eta_lambda_max": trace.eta_lambda,
