@@ -1,0 +1,312 @@
+"""From images to features through one backbone: resumable shard by shard, and nothing that is stored is done again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from itm.errors import DataError, SettingError, unknown
+from itm.features import Features
+from itm.progress import show_progress
+from itm.store import FeatureKey, FeatureStore, Shard
+
+if TYPE_CHECKING:
+    from itm.backbones import Backbone
+    from itm.data import ImageSet
+
+Precision = Literal["32", "bf16", "16"]
+OnError = Literal["stop", "skip"]
+Span = tuple[int, int]  # first image of a shard, one past its last
+
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """Features of one backbone on one dataset, and what it took to get them.
+
+    Args:
+        features: One row per image that could be read, in the dataset's order.
+        seconds: Wall-clock time of the extraction; of the original one where the features come from the store.
+        images_per_second: Speed of that extraction.
+        cached: Whether the store held everything, so that no image was read.
+        skipped: File and reason of each image that could not be read.
+    """
+
+    features: Features
+    seconds: float
+    images_per_second: float
+    cached: bool
+    skipped: tuple[str, ...] = ()
+
+
+def extract(
+    backbone: Backbone,
+    images: ImageSet,
+    store: FeatureStore,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "cpu",
+    precision: Precision = "32",
+    on_error: OnError = "stop",
+    progress: bool = True,
+) -> Extraction:
+    """Compute the features of every image, or read them from the store.
+
+    What the store holds is not computed again: after a kill, an error or damage to a file only the missing shards are.
+    The backbone is put into evaluation mode and moved to the device, its convolutions to the channels-last layout.
+
+    Args:
+        backbone: The network with its own transform.
+        images: One split of one dataset.
+        store: Where the features are kept.
+        batch_size: Images per forward pass; a batch does not reach over the end of a shard.
+        workers: Processes that decode images. 0 decodes between the forward passes; None takes one per four processor
+            cores, since the network needs them more, or with a GPU all but one, at most 16.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
+        precision: ``"32"``, or mixed precision with ``"bf16"`` or ``"16"``. Features are float32 in any case.
+        on_error: What an image that cannot be read does: ``"stop"`` the extraction, or ``"skip"`` its row.
+        progress: Whether to show a progress bar; the log tells the same where there is no terminal.
+
+    Raises:
+        SettingError: If a setting cannot take its value on this machine, or decoding processes died.
+        DataError: If an image cannot be read and ``on_error`` is ``"stop"``, or if none can be read.
+        StoreError: If the store cannot be read or written.
+    """
+    precision = str(precision)  # type: ignore[assignment]  # YAML and command lines give the number 32
+    workers = _default_workers(device) if workers is None else workers
+    _check_settings(batch_size, workers, device, precision, on_error)
+    key, total = _key(backbone, images, precision), len(images)
+    shards = store.read(key, total)
+    if on_error == "stop":  # an image that was skipped once must be read now, or stop this extraction
+        shards = {start: shard for start, shard in shards.items() if not shard.skipped}
+    missing = [span for span in store.spans(total) if span[0] not in shards]
+    if missing:
+        store.prepare(key, total, shards.values())
+        run = _Run(backbone, images, batch_size, workers, device, precision, on_error, progress)
+        with closing(run.shards(missing)) as extracted:  # ends the progress bar also when a write fails
+            for shard in extracted:
+                shards[shard.start] = store.write(key, shard)
+                store.describe(key, total, shards.values())
+    return _assemble(backbone, images, [shards[start] for start, _ in store.spans(total)], cached=not missing)
+
+
+def _key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
+    return FeatureKey(
+        model=backbone.model,
+        weights=backbone.weights_digest,
+        transform=backbone.transform_text,
+        pooling=backbone.pooling,
+        precision=precision,
+        fingerprint=images.fingerprint,
+        name=backbone.name,
+        dataset=images.name,
+        split=images.split,
+    )
+
+
+class _Batch(NamedTuple):
+    """Images that were decoded, uint8, ``[n, 3, H, W]``, and why others were not."""
+
+    indices: list[int]
+    images: Tensor
+    errors: dict[int, str]
+
+
+class _Decoding(Dataset[_Batch]):
+    """A whole batch per item, so that a worker hands over one tensor; errors are values, so that no worker dies."""
+
+    def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, indices: Sequence[int]) -> _Batch:
+        decoded, errors = {}, {}
+        for index in indices:
+            try:
+                decoded[index] = self.transform(self.images.image(index))
+            except DataError as error:
+                errors[index] = str(error)
+            except Exception as error:  # an image too odd for the transform, say: its file has to be named as well
+                errors[index] = f"{self.images.path(index)}: {type(error).__name__}: {error}."
+        return _Batch(list(decoded), torch.stack([*decoded.values()]) if decoded else torch.empty(0), errors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The extraction of what is missing, with the settings of :func:`extract`."""
+
+    backbone: Backbone
+    images: ImageSet
+    batch_size: int
+    workers: int
+    device: str
+    precision: str
+    on_error: str
+    progress: bool
+
+    def shards(self, spans: Sequence[Span]) -> Generator[Shard, None, None]:
+        """Extract the shards one after the other."""
+        clock = time.perf_counter()
+        batches = self._decode(spans)  # before the progress bar: its thread is better not there when workers fork
+        self.backbone.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        total, name = len(self.images), f"{self.backbone.name}, {self.images.name}"
+        with show_progress(name, total, self.progress) as advance:
+            advance(total - sum(stop - start for start, stop in spans))
+            for start, stop in spans:
+                own = islice(batches, math.ceil((stop - start) / self.batch_size))
+                shard = self._shard(start, stop, own, advance)
+                now = time.perf_counter()
+                yield replace(shard, seconds=now - clock)
+                clock = now
+
+    def _decode(self, spans: Sequence[Span]) -> Iterator[_Batch]:
+        """Start the workers; batches come in order, each within one span.
+
+        On Linux the workers are forked: they start in milliseconds, where a new interpreter would import for seconds
+        per backbone. They decode and resize only, and the loader gives each a single torch thread, so the thread pool
+        and the CUDA context that are not to be used after a fork are not. Elsewhere the platform's own way is taken.
+        """
+        size = self.batch_size
+        rows = [range(i, min(i + size, stop)) for start, stop in spans for i in range(start, stop, size)]
+        loader = DataLoader(
+            _Decoding(self.images, self.backbone.transform),
+            sampler=rows,
+            batch_size=None,  # the sampler's items are whole batches
+            num_workers=self.workers,
+            pin_memory=self.device != "cpu",
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator(),  # else the loader draws from the global random state
+        )
+        return _naming_worker_death(iter(loader), self.workers)
+
+    def _shard(self, start: int, stop: int, batches: Iterator[_Batch], advance: Callable[[int], None]) -> Shard:
+        indices: list[int] = []
+        skipped: dict[int, str] = {}
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        for batch in batches:
+            for reason in batch.errors.values() if self.on_error == "stop" else ():
+                raise DataError(f"{reason} Mend or remove the file, or set on_error=skip to leave such images out.")
+            if batch.indices:
+                x, source = self._forward(batch.images)
+                features.append(x)
+                logits += [] if source is None else [source]
+            indices += batch.indices
+            skipped |= batch.errors
+            advance(len(batch.indices) + len(batch.errors))
+        # Outside inference mode, so that autograd may use the result; and one copy from the device per shard.
+        return Shard(
+            start,
+            stop,
+            torch.tensor(indices, dtype=torch.int64),
+            torch.cat(features).cpu() if features else torch.empty(0, self.backbone.dim),
+            self.images.labels[indices],
+            torch.cat(logits).cpu() if logits else None,
+            skipped,
+        )
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        autocast = torch.autocast(
+            torch.device(self.device).type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES
+        )
+        with torch.inference_mode(), autocast:
+            images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            features, logits = self.backbone(images)
+            return features.float(), None if logits is None else logits.float()
+
+
+def _ignore_interrupts(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+
+
+def _naming_worker_death(batches: Iterator[_Batch], workers: int) -> Iterator[_Batch]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith("DataLoader worker"):
+            raise
+        raise SettingError(
+            f"workers={workers}: a decoding process ended early ({reason}). It may have run out of memory or shared "
+            "memory: lower workers or batch_size; workers=0 decodes without processes."
+        ) from error
+
+
+def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, cached: bool) -> Extraction:
+    filled = [shard for shard in shards if len(shard.indices)]
+    skipped = tuple(reason for shard in shards for reason in shard.skipped.values())
+    if not filled:
+        found = f"{len(images)} images, and none can be read; the first: {skipped[0]}" if skipped else "no image"
+        raise DataError(f"data={images.name}: the {images.split} split holds {found}")
+    rows = torch.cat([shard.indices for shard in filled])
+    x = torch.cat([shard.features for shard in filled])
+    logits = [shard.logits for shard in filled if shard.logits is not None]
+    features = Features(
+        x,
+        torch.cat([shard.labels for shard in filled]),
+        torch.cat(logits) if logits else None,
+        None if images.groups is None else images.groups[rows],
+    )
+    if broken := int((~torch.isfinite(x)).any(dim=1).sum()):
+        _log.warning(
+            "%s: features are NaN or infinite in %d of %d rows of %s.", backbone.name, broken, len(x), images.name
+        )
+    seconds = sum(shard.seconds for shard in shards)
+    speed = len(images) / seconds
+    done = "from the store" if cached else "extracted"
+    _log.info(
+        "%s: %d images of %s %s (%.1f s, %.0f images/s).", backbone.name, len(x), images.name, done, seconds, speed
+    )
+    return Extraction(features, seconds, speed, cached, skipped)
+
+
+def _default_workers(device: str) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores == 1:
+        return 0
+    return max(1, cores // 4) if device == "cpu" else min(cores - 1, 16)
+
+
+def _check_settings(batch_size: int, workers: int, device: str, precision: str, on_error: str) -> None:
+    if batch_size < 1:
+        raise SettingError(f"batch_size={batch_size}: expected 1 image or more.")
+    if workers < 0:
+        raise SettingError(f"workers={workers}: expected 0 or more processes.")
+    if on_error not in get_args(OnError):
+        raise unknown("on_error", on_error, get_args(OnError))
+    if precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision))
+    kind, _, number = device.partition(":")
+    if device != "cpu" and kind != "cuda":
+        raise unknown("device", device, ("cpu", "cuda"))
+    if kind == "cpu" and precision == "16":
+        raise SettingError("precision=16: float16 is for GPUs; on device=cpu set precision=bf16 or precision=32.")
+    if kind == "cuda":
+        _check_cuda(device, number, precision)
+
+
+def _check_cuda(device: str, number: str, precision: str) -> None:
+    count = torch.cuda.device_count()
+    if not count:
+        raise SettingError(f"device={device}: torch {torch.__version__} finds no CUDA device; set device=cpu.")
+    if number and not (number.isdigit() and int(number) < count):
+        raise SettingError(f"device={device}: there are cuda:0 to cuda:{count - 1}.")
+    if precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise SettingError("precision=bf16: this GPU has no bfloat16 units; set precision=16 or precision=32.")
