@@ -52,7 +52,7 @@ class Moments:
     @cached_property
     def variance(self) -> Tensor:
         """Population variance of each dimension, ``[D]``."""
-        return self.x.var(0, correction=0)
+        return self.centered.square_().mean(0)
 
     @cached_property
     def class_means(self) -> Tensor:
@@ -72,8 +72,8 @@ class Moments:
     @cached_property
     def gram(self) -> Tensor:
         """Products of the centred features on the smaller side: ``XᵀX [D, D]`` if ``D <= N``, else ``XXᵀ [N, N]``."""
-        x = self.centered
-        return x.T @ x if self.d <= self.n else x @ x.T
+        x = self.centered.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
+        return torch.from_numpy(x.T @ x if self.d <= self.n else x @ x.T)
 
     @cached_property
     def within(self) -> Tensor:
@@ -96,6 +96,20 @@ class Moments:
         values = self.spectrum[0]
         threshold = torch.finfo(torch.float64).eps * max(self.n, self.d) * values[0]
         return int((values > threshold).sum())
+
+    @cached_property
+    def between(self) -> Tensor:
+        """Share of each principal component's variance that lies between classes, largest component first, ``[rank]``.
+
+        These are the squared projections ``|P_Y u_j|^2`` of the left singular vectors on the class indicators.
+        """
+        values, vectors = (part[..., : self.rank] for part in self.spectrum)
+        if self.d <= self.n:
+            means = self.class_offsets @ vectors / values.sqrt()
+        else:
+            sums = torch.zeros(self.c, self.rank, dtype=torch.float64).index_add_(0, self.y, vectors)
+            means = sums / self.counts[:, None]
+        return self.counts @ means.square()
 
     def principal(self, k: int) -> Tensor:
         """Project the rows on the ``k`` leading principal components (exact, not whitened).
