@@ -118,12 +118,15 @@ class Moments:
             k: Number of components; at most ``min(N, D)`` exist.
 
         Returns:
-            Float64, ``[N, min(k, N, D)]``, columns by falling variance. The sign of a column is arbitrary.
+            Float64, ``[N, min(k, N, D)]``, columns by falling variance. As in scikit-learn the largest loading of each
+            component is positive: row-wise correlations depend on these signs.
         """
-        values, vectors = self.spectrum
+        vectors = self.spectrum[1][:, :k]
+        axes = vectors if self.d <= self.n else self.centered.T @ vectors
+        signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         if self.d <= self.n:
-            return self.centered @ vectors[:, :k]
-        return vectors[:, :k] * values[:k].sqrt()
+            return self.centered @ (axes * signs)
+        return vectors * self.spectrum[0][:k].sqrt() * signs
 
     @cached_property
     def canonical_order(self) -> Tensor:
