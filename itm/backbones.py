@@ -178,7 +178,7 @@ def load_backbone(
         {**family.preprocessing, **LAYOUTS[layout].preprocessing, **_square(image_size)},
         name=name,
         model=model or name,
-        license=license or (family.license if pretrained else "unknown"),
+        license=license or (family.license if pretrained else "unknown" if checkpoint else "none (no weights)"),
         pretraining=pretraining or origin,
         source_accuracy=source_accuracy,
     )

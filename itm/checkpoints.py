@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import importlib.util
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,8 @@ def _moco(encoder: str, other: str) -> Layout:
     )
 
 
-# The last column of each project's evaluation code: main_lincls.py, main_finetune.py, eval_linear.py, data_finetune.py.
+# Pooling and preprocessing are those of each project's evaluation: main_lincls.py of MoCo v3, main_finetune.py of MAE,
+# eval_linear.py of DINO, data_finetune.py and the finetune configuration of SimMIM.
 LAYOUTS: dict[str, Layout] = {
     "timm": Layout("timm", holders=("state_dict", "model")),
     "moco-v3": _moco("base_encoder", "momentum_encoder"),
@@ -96,11 +98,9 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-class _Settings(dict[str, Any]):
-    """Stands in for the settings object in SimMIM's files, so that they are read without its package or its code."""
-
-
-_HARMLESS = (argparse.Namespace, (_Settings, "yacs.config.CfgNode"))
+# Settings that training code saves beside the tensors. A plain dict stands in for SimMIM's settings object, whose own
+# class is neither needed nor called.
+_HARMLESS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
 
 
 def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
@@ -168,9 +168,7 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
     for prefix in layout.prefixes:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     kept = {
-        _DENSENET.sub(r"\1\2", name): tensor
-        for name, tensor in tensors.items()
-        if not name.startswith(layout.drop) and not _SURPLUS.search(name)
+        _DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items() if not name.startswith(layout.drop)
     }
     if not kept:
         raise CheckpointError(f"{setting}={path}: the file holds no tensor of the network.")
@@ -181,27 +179,20 @@ def _entries(path: Path, setting: str) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(_HARMLESS):
             entries = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{setting}={path}: cannot be read: {_first_line(error)}.") from error
+        raise CheckpointError(f"{setting}={path}: damaged or not readable: {error}") from error
     except Exception as error:  # torch.load raises whatever the damaged or hostile pickle provokes
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"a call of {called[1]}, which would run on reading" if called else type(error).__name__
         raise CheckpointError(
-            f"{setting}={path}: refused: damaged, or a pickle that holds more than tensors and plain values, "
-            f"which could run code when read ({type(error).__name__}: {_first_line(error)}). "
+            f"{setting}={path}: refused: damaged, or more in it than tensors and plain values (found {found}). "
             "Save the bare state_dict, best as .safetensors."
         ) from error
     if not isinstance(entries, Mapping):
         raise CheckpointError(f"{setting}={path}: expected a state_dict, found a {type(entries).__name__}.")
     return entries
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    global_name = re.search(r"Unsupported global: GLOBAL (\S+)", text)  # torch buries it under advice not to be taken
-    if global_name:
-        return f"it calls {global_name[1]}"
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _expand_shared_bias(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,9 +230,10 @@ def match_by_order(weights: Mapping[str, Tensor], names: Iterable[str], setting:
 def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
     """Load tensors into a network, every one in its place.
 
-    Counters of batches may be missing (inference ignores them). The last LayerNorm of a transformer belongs to its
-    pooling: where the network pools otherwise than the weights did, theirs is left out and the network's, which starts
-    as the identity scale, stays.
+    Counters of batches may be missing (inference ignores them), auxiliary classifiers and position lookups may be
+    there in excess (networks do without or compute them). The last LayerNorm of a transformer belongs to its pooling:
+    where the network pools otherwise than the weights did, theirs is left out and the network's, which starts as the
+    identity scale, stays.
 
     Args:
         net: Changed in place.
@@ -253,6 +245,7 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
     """
     expected = net.state_dict()
     weights = _without_other_norm(weights, expected)
+    weights = {name: value for name, value in weights.items() if name in expected or not _SURPLUS.search(name)}
     for name, own in expected.items():
         if name in weights and weights[name].shape != own.shape:
             found = tuple(weights[name].shape)
@@ -264,7 +257,8 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
         if name not in expected:
             shape = tuple(tensor.shape)
             raise CheckpointError(f"{setting}: {name}, of shape {shape}, is not part of the network.")
-    net.load_state_dict(weights, strict=False)
+    expected.update(weights)  # keeps the versions of the layers, which some of them ask for
+    net.load_state_dict(expected)
 
 
 def _without_other_norm(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
