@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from itm.decoding import Batch, cores, decode
 from itm.errors import DataError, SettingError, unknown
 from itm.features import Features
 from itm.progress import show_progress
@@ -77,8 +73,9 @@ def extract(
         images: One split of one dataset.
         store: Where the features are kept.
         batch_size: Images per forward pass; a batch does not reach over the end of a shard.
-        workers: Processes that decode images. 0 decodes between the forward passes; None takes one per four processor
-            cores, since the network needs them more, or with a GPU all but one, at most 16.
+        workers: Processes that decode images while the network runs; 0 decodes each batch before its forward pass, on
+            one thread per core. None takes 0 on the CPU, where a network beside other processes waits for them more
+            than it gains, and with a GPU one per core but one, at most 16.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         precision: ``"32"``, or mixed precision with ``"bf16"`` or ``"16"``. Features are float32 in any case.
         on_error: What an image that cannot be read does: ``"stop"`` the extraction, or ``"skip"`` its row.
@@ -90,7 +87,8 @@ def extract(
         StoreError: If the store cannot be read or written.
     """
     precision = str(precision)  # type: ignore[assignment]  # YAML and command lines give the number 32
-    workers = _default_workers(device) if workers is None else workers
+    if workers is None:
+        workers = 0 if device == "cpu" else min(max(1, cores() - 1), 16)
     _check_settings(batch_size, workers, device, precision, on_error)
     key, total = _key(backbone, images, precision), len(images)
     shards = store.read(key, total)
@@ -121,32 +119,6 @@ def _key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
     )
 
 
-class _Batch(NamedTuple):
-    """Images that were decoded, uint8, ``[n, 3, H, W]``, and why others were not."""
-
-    indices: list[int]
-    images: Tensor
-    errors: dict[int, str]
-
-
-class _Decoding(Dataset[_Batch]):
-    """A whole batch per item, so that a worker hands over one tensor; errors are values, so that no worker dies."""
-
-    def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.images, self.transform = images, transform
-
-    def __getitem__(self, indices: Sequence[int]) -> _Batch:
-        decoded, errors = {}, {}
-        for index in indices:
-            try:
-                decoded[index] = self.transform(self.images.image(index))
-            except DataError as error:
-                errors[index] = str(error)
-            except Exception as error:  # an image too odd for the transform, say: its file has to be named as well
-                errors[index] = f"{self.images.path(index)}: {type(error).__name__}: {error}."
-        return _Batch(list(decoded), torch.stack([*decoded.values()]) if decoded else torch.empty(0), errors)
-
-
 @dataclass(frozen=True, eq=False)
 class _Run:
     """The extraction of what is missing, with the settings of :func:`extract`."""
@@ -162,47 +134,31 @@ class _Run:
 
     def shards(self, spans: Sequence[Span]) -> Generator[Shard, None, None]:
         """Extract the shards one after the other."""
-        clock = time.perf_counter()
-        batches = self._decode(spans)  # before the progress bar: its thread is better not there when workers fork
+        clock, size = time.perf_counter(), self.batch_size
+        rows = [range(i, min(i + size, stop)) for start, stop in spans for i in range(start, stop, size)]
+        # The workers start before the progress bar does: its thread is better not there when processes fork.
+        batches = decode(
+            self.images, self.backbone.transform, rows, workers=self.workers, pin_memory=self.device != "cpu"
+        )
         self.backbone.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         total, name = len(self.images), f"{self.backbone.name}, {self.images.name}"
         with show_progress(name, total, self.progress) as advance:
             advance(total - sum(stop - start for start, stop in spans))
             for start, stop in spans:
-                own = islice(batches, math.ceil((stop - start) / self.batch_size))
+                own = islice(batches, math.ceil((stop - start) / size))
                 shard = self._shard(start, stop, own, advance)
                 now = time.perf_counter()
                 yield replace(shard, seconds=now - clock)
                 clock = now
 
-    def _decode(self, spans: Sequence[Span]) -> Iterator[_Batch]:
-        """Start the workers; batches come in order, each within one span.
-
-        On Linux the workers are forked: they start in milliseconds, where a new interpreter would import for seconds
-        per backbone. They decode and resize only, and the loader gives each a single torch thread, so the thread pool
-        and the CUDA context that are not to be used after a fork are not. Elsewhere the platform's own way is taken.
-        """
-        size = self.batch_size
-        rows = [range(i, min(i + size, stop)) for start, stop in spans for i in range(start, stop, size)]
-        loader = DataLoader(
-            _Decoding(self.images, self.backbone.transform),
-            sampler=rows,
-            batch_size=None,  # the sampler's items are whole batches
-            num_workers=self.workers,
-            pin_memory=self.device != "cpu",
-            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-            worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # else the loader draws from the global random state
-        )
-        return _naming_worker_death(iter(loader), self.workers)
-
-    def _shard(self, start: int, stop: int, batches: Iterator[_Batch], advance: Callable[[int], None]) -> Shard:
+    def _shard(self, start: int, stop: int, batches: Iterator[Batch], advance: Callable[[int], None]) -> Shard:
         indices: list[int] = []
         skipped: dict[int, str] = {}
         features: list[Tensor] = []
         logits: list[Tensor] = []
         for batch in batches:
-            for reason in batch.errors.values() if self.on_error == "stop" else ():
+            if batch.errors and self.on_error == "stop":
+                reason = next(iter(batch.errors.values()))
                 raise DataError(f"{reason} Mend or remove the file, or set on_error=skip to leave such images out.")
             if batch.indices:
                 x, source = self._forward(batch.images)
@@ -232,23 +188,6 @@ class _Run:
             return features.float(), None if logits is None else logits.float()
 
 
-def _ignore_interrupts(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
-
-
-def _naming_worker_death(batches: Iterator[_Batch], workers: int) -> Iterator[_Batch]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if not reason.startswith("DataLoader worker"):
-            raise
-        raise SettingError(
-            f"workers={workers}: a decoding process ended early ({reason}). It may have run out of memory or shared "
-            "memory: lower workers or batch_size; workers=0 decodes without processes."
-        ) from error
-
-
 def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, cached: bool) -> Extraction:
     filled = [shard for shard in shards if len(shard.indices)]
     skipped = tuple(reason for shard in shards for reason in shard.skipped.values())
@@ -275,13 +214,6 @@ def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, 
         "%s: %d images of %s %s (%.1f s, %.0f images/s).", backbone.name, len(x), images.name, done, seconds, speed
     )
     return Extraction(features, seconds, speed, cached, skipped)
-
-
-def _default_workers(device: str) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores == 1:
-        return 0
-    return max(1, cores // 4) if device == "cpu" else min(cores - 1, 16)
 
 
 def _check_settings(batch_size: int, workers: int, device: str, precision: str, on_error: str) -> None:

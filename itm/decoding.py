@@ -1,0 +1,118 @@
+"""Batches of decoded images, in order: by processes while the network runs, or by threads between its passes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from itm.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    from itm.data import ImageSet
+
+
+class Batch(NamedTuple):
+    """Images that were decoded, uint8, ``[n, 3, H, W]``, and why others were not."""
+
+    indices: list[int]
+    images: Tensor
+    errors: dict[int, str]
+
+
+def decode(
+    images: ImageSet,
+    transform: Callable[[Image.Image], Tensor],
+    batches: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Decode and transform images a batch at a time; the workers start with the call.
+
+    On Linux the workers are forked: they start in milliseconds, where a new interpreter would import for seconds. They
+    decode and resize only, and the loader gives each a single torch thread, so the thread pool and the CUDA context
+    that are not to be used after a fork are not. Elsewhere the platform's own way is taken.
+
+    Args:
+        images: What to decode.
+        transform: Turns an image into uint8 ``[3, H, W]``.
+        batches: Which images make up each batch.
+        workers: Number of processes; 0 decodes each batch when it is asked for, on one thread per core.
+        pin_memory: Whether to place the batches where a GPU copies from fastest.
+
+    Yields:
+        The batches in the order given. Images that cannot be read are in ``errors``.
+
+    Raises:
+        SettingError: If a worker died; the message names ``workers``.
+    """
+    map_ = map if workers else ThreadPoolExecutor(cores()).map  # Pillow decodes and resizes without the GIL
+    loader = DataLoader(
+        _Decoding(images, transform, map_),
+        sampler=batches,
+        batch_size=None,  # an item is a whole batch
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # else the loader draws from the global random state
+    )
+    return _naming_worker_death(iter(loader), workers)
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Decoding(Dataset[Batch]):
+    """A whole batch per item, so that a worker hands over one tensor; errors are values, so that no worker dies.
+
+    Args:
+        images: What to decode.
+        transform: Turns an image into uint8 ``[3, H, W]``.
+        map_: The built-in ``map`` or that of a pool of threads.
+    """
+
+    def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Tensor], map_: Callable[..., Any]) -> None:
+        self.images, self.transform, self.map = images, transform, map_
+
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
+        results = list(zip(indices, self.map(self._decode, indices), strict=True))
+        decoded = {index: result for index, result in results if isinstance(result, Tensor)}
+        errors = {index: result for index, result in results if isinstance(result, str)}
+        return Batch(list(decoded), torch.stack([*decoded.values()]) if decoded else torch.empty(0), errors)
+
+    def _decode(self, index: int) -> Tensor | str:
+        try:
+            return self.transform(self.images.image(index))
+        except DataError as error:
+            return str(error)
+        except Exception as error:  # an image too odd for the transform, say: its file has to be named as well
+            return f"{self.images.path(index)}: {type(error).__name__}: {error}."
+
+
+def _ignore_interrupts(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+
+
+def _naming_worker_death(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith("DataLoader worker"):
+            raise
+        raise SettingError(
+            f"workers={workers}: a decoding process ended early ({reason}). It may have run out of memory or shared "
+            "memory: lower workers or batch_size; workers=0 decodes without processes."
+        ) from error
