@@ -199,6 +199,8 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
             raise SettingError(f"{zoo}.{key}={value}: expected {word}, found {type(value).__name__}.")
     if settings["layout"] not in LAYOUTS:
         raise unknown(f"{zoo}.layout", settings["layout"], LAYOUTS)
+    if settings["layout"] != "timm" and not settings["checkpoint"]:
+        raise SettingError(f"{zoo}.layout={settings['layout']}: says who wrote a checkpoint; set {zoo}.checkpoint too.")
     if settings["image_size"] is not None and settings["image_size"] < 1:
         raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected at least 1 pixel.")
     if settings["pretrained"] and settings["checkpoint"]:

@@ -37,7 +37,7 @@ class Layout:
         holders: Entries of the file that can hold the tensors; the first one found counts, none means the file itself.
         prefixes: Taken off the names, one after the other.
         drop: Beginnings of names, prefixes off, that only pre-training needs (decoder, projector, other encoder).
-        pooling: Pooling that the authors evaluate, or None for the network's own.
+        pooling: Pooling of transformers that the authors evaluate, or None for the network's own.
         preprocessing: What differs from timm's preprocessing for the network: mean, std, interpolation, crop_pct.
         by_order: The names are of another code base, the order is the network's own; tensors are matched one by one.
         arguments: Arguments of the network by the beginning of its timm name, where the authors' differs from timm's.
@@ -58,7 +58,7 @@ def _moco(encoder: str, other: str) -> Layout:
         "facebookresearch/moco-v3",
         holders=("state_dict",),
         prefixes=("module.", f"{encoder}."),
-        drop=(f"{other}.", "predictor.", "head."),
+        drop=(f"{other}.", "predictor.", "head.", "fc."),  # the projector: head of a ViT, fc of a ResNet
         pooling="cls",
         preprocessing={**_IMAGENET, "interpolation": "bilinear"},
         arguments={"vit_small": {"num_heads": 12}},  # timm's ViT-S has 6 heads; the tensors fit either way

@@ -177,17 +177,16 @@ class NetworkBuilder:
         """
         weights = weights or {}
         heads = self.family.classifiers
-        classes = (
-            len(weights[f"{heads[0]}.weight"]) if heads and all(f"{head}.weight" in weights for head in heads) else 0
-        )
+        found = [weights[f"{head}.weight"] for head in heads if f"{head}.weight" in weights]
+        classes = len(found[0]) if found and len(found) == len(heads) else 0
         net = self._build(classes)
         own = _pooling_of(net)
         trained = _trained_pooling(own, net, weights)
-        wanted = pooling or self.layout.pooling or self.family.pooling or trained
         allowed = tuple(_TIMM_POOLING) if own in _TIMM_POOLING else (own,)
+        authors = self.layout.pooling or self.family.pooling
+        wanted = pooling or (authors if authors in allowed else trained)
         if wanted not in allowed:
-            setting = f"{self.zoo}.pooling" if pooling else f"the pooling of {self.zoo}.layout"
-            raise unknown(setting, wanted, allowed)
+            raise unknown(f"{self.zoo}.pooling", wanted, allowed)
         has_head = classes > 0 and wanted == trained  # a head reads the pooling it was trained on, no other
         if classes and not has_head:
             weights = {name: value for name, value in weights.items() if name.rpartition(".")[0] not in heads}

@@ -351,6 +351,8 @@ def test_another_image_size_resamples_positions_as_timm_does(model: str) -> None
     built = NetworkBuilder(find_model(model, ""), LAYOUTS["timm"], 96, 0, "zoo.x")
     built.arguments.update(TINY)
     network = built.build(weights, None, "zoo.x.checkpoint")
+    if not hasattr(net, "set_input_size"):
+        pytest.skip("this timm cannot resize the reference")
     net.set_input_size((96, 96))
     batch = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
@@ -379,12 +381,15 @@ def test_a_checkpoint_of_another_network_is_refused(save: Callable[..., str]) ->
         ({"model": "resnte18"}, r"zoo\.x\.model=resnte18: not known to timm .*Closest: .*resnet18"),
         ({"model": "resnet18.a9_in1k"}, r"zoo\.x\.model=resnet18\.a9_in1k: .*Closest: resnet18\.a"),
         ({"model": "torchvision:googlnet"}, r"zoo\.x\.model=torchvision:googlnet.*Closest: torchvision:googlenet"),
-        ({"model": "torchvision:googlenet.V3"}, r"weights 'V3' not known\. Allowed: IMAGENET1K_V1"),
+        (
+            {"model": "torchvision:googlenet.V3"},
+            r"zoo\.x\.model=torchvision:googlenet\.V3: weights 'V3' not known\. Allowed: IMAGENET1K_V1",
+        ),
         ({"modle": "resnet18"}, r"zoo\.x\.modle: not known\. Did you mean 'model'\? Allowed: .*image_size"),
         ({"layout": "mea"}, r"zoo\.x\.layout=mea: not known\. Did you mean 'mae'\?"),
         ({"pooling": "cls"}, r"zoo\.x\.pooling=cls: not known\. Allowed: gap"),
         ({"model": "vit_tiny_patch16_224", "pooling": "max"}, r"zoo\.x\.pooling=max: not known\..* Allowed: cls, mean"),
-        ({"layout": "mae"}, r"the pooling of zoo\.x\.layout=mean: not known\. Allowed: gap"),
+        ({"layout": "mae"}, r"zoo\.x\.layout=mae: says who wrote a checkpoint; set zoo\.x\.checkpoint"),
         ({"pretrained": "yes"}, r"zoo\.x\.pretrained=yes: expected true or false, found str"),
         ({"image_size": "big"}, r"zoo\.x\.image_size=big: expected pixels"),
         ({"image_size": True}, r"zoo\.x\.image_size=True: expected pixels"),
@@ -397,7 +402,7 @@ def test_a_checkpoint_of_another_network_is_refused(save: Callable[..., str]) ->
     ],
 )
 def test_a_mistake_is_answered_in_one_line(spec: dict[str, Any], message: str) -> None:
-    with pytest.raises(ItmError, match=f"^{message}" if message.startswith(("zoo", "the")) else message) as caught:
+    with pytest.raises(ItmError, match=message) as caught:
         load_backbone("x", **({"model": "resnet10t"} | spec))
     assert "\n" not in str(caught.value)
 

@@ -267,3 +267,9 @@ def test_digest_tells_content_apart_and_nothing_else() -> None:
     others = [{"a": a, "c": b}, {"a": a + 1, "b": b}, {"a": a.view(2, 2), "b": b}, {"a": a.double(), "b": b}, {"a": a}]
     assert len({known, *map(digest, others)}) == 6
     assert len(digest({"half": torch.ones(3, dtype=torch.bfloat16)})) == 64
+
+
+def test_resnet_of_moco_v3_drops_its_projector(save: Save) -> None:
+    names = ["conv1.weight", "bn1.weight", "fc.0.weight", "fc.1.running_mean", "fc.3.weight"]
+    tensors = {f"module.base_encoder.{name}": torch.ones(1) for name in names}
+    assert list(read(save({"state_dict": tensors}), LAYOUTS["moco-v3"], SETTING)) == ["conv1.weight", "bn1.weight"]
