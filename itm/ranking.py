@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ import itm.scorers
 from itm.errors import FeatureError, ItmError, SettingError, unknown
 from itm.features import Features
 from itm.scorers.base import Score, Scorer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,35 @@ def rank(
     if not entries:
         raise FeatureError("No model could be scored. " + " ".join(failed.values()))
     return Ranking(chosen, tuple(sorted(entries, key=lambda entry: -entry.score)), failed)
+
+
+def rank_all(
+    pool: Mapping[str, Features], scorers: Iterable[Scorer], *, seed: int | None = None, seeds: int = 1
+) -> tuple[list[Ranking], dict[str, str]]:
+    """Rank the pool by several scorers; one that can score no model is left out and named with its reason.
+
+    Args:
+        pool: As in :func:`rank`.
+        scorers: The scorers, in the order of the result.
+        seed: As in :func:`rank`.
+        seeds: As in :func:`rank`.
+
+    Returns:
+        The rankings, and the reason of each scorer that was left out by its name.
+
+    Raises:
+        FeatureError: If every scorer had to be left out.
+    """
+    rankings, left_out = [], {}
+    for scorer in scorers:
+        _log.info("Scoring %d models with %s", len(pool), scorer.name)
+        try:
+            rankings.append(rank(pool, scorer, seed=seed, seeds=seeds))
+        except FeatureError as error:
+            left_out[scorer.name] = str(error)
+    if not rankings:
+        raise FeatureError(" ".join(left_out.values()))
+    return rankings, left_out
 
 
 def by_name(name: str) -> Scorer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itm.batches import OrderedBatches, RandomBatches
 from itm.dva import CenterScheme, Loss, adaptive_steps, class_distance, pseudo_centers
-from itm.errors import SettingError, unknown
+from itm.errors import SettingError
 from itm.estimator import Evolution, ITMModule, Scaling, Stability, fit, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 from itm.splits import split_indices
@@ -44,7 +44,7 @@ class ITM(Scorer):
         weight_decay: Weight decay of AdamW (ours: the library's default).
         train_fraction: Share of the rows that train; the others score.
         evaluate_every: Batches between two evaluations; the best one is the score.
-        accelerator: Where it runs, in Lightning's words.
+        accelerator: Where it runs; ``"auto"`` takes a CUDA device where there is one.
         seed: Split, initial weights, order of batches and random centers.
     """
 
@@ -69,17 +69,17 @@ class ITM(Scorer):
     weight_decay: float = 1e-2
     train_fraction: float = 0.8
     evaluate_every: int = 100
-    accelerator: str = "cpu"
+    accelerator: Literal["cpu", "cuda", "auto"] = "cpu"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            whole = setting.name in ("batch_size", "iterations", "evaluate_every", "steps", "dim")
-            positive = setting.name in ("eta", "eta_0", "lr")
-            if value is not None and ((whole and value < 1) or (positive and not value > 0)):
-                least = "at least 1" if whole else "above 0"
-                raise SettingError(f"scorer.itm.{setting.name}={value}: expected a number {least}.")
+        super().__post_init__()
+        self.bound("eta", "eta_0", "lr", "train_fraction", above=0)
+        self.bound("batch_size", "iterations", "evaluate_every", "steps", "dim", least=1)
+        self.bound("n_b", "weight_decay", least=0)
+        for setting in ("eta_0", "train_fraction"):
+            if getattr(self, setting) >= 1:
+                raise SettingError(f"scorer.itm.{setting}={getattr(self, setting)}: expected a number below 1.")
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; details hold n, dis_φ, curve and losses by iteration, and how stable the evolution was."""
@@ -89,7 +89,8 @@ class ITM(Scorer):
             rows.to(device) for rows in split_indices(samples.y, self.train_fraction, self.seed, samples.groups)
         )
         x_train, y_train = x[train], y[train]
-        distance = class_distance(x_train, y_train, self.standardize)
+        # a class of one row may be held out whole: its training part is empty, and the others are renumbered
+        distance = class_distance(x_train, torch.unique(y_train, return_inverse=True)[1], self.standardize)
         n = self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b)
         x = scale_features(x, train, self.scaling)
         generator = torch.Generator().manual_seed(self.seed)
@@ -100,7 +101,7 @@ class ITM(Scorer):
             OrderedBatches(x[shuffled], y[shuffled], self.batch_size),
             iterations=self.iterations,
             evaluate_every=self.evaluate_every,
-            accelerator=self.accelerator,
+            accelerator=device.type,
         )
         details = {
             "n": n,
@@ -114,19 +115,15 @@ class ITM(Scorer):
         return Score(trace.best, details=details)
 
     def _device(self) -> torch.device:
-        wanted = self.accelerator
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted not in ("cpu", "cuda"):
-            raise unknown("scorer.itm.accelerator", wanted, ("cpu", "cuda", "auto"))
-        if wanted == "cuda" and not torch.cuda.is_available():
+        has_cuda = torch.cuda.is_available()
+        if self.accelerator == "cuda" and not has_cuda:
             raise SettingError("scorer.itm.accelerator=cuda: torch sees no CUDA device; use cpu or auto.")
-        return torch.device(wanted)
+        return torch.device("cuda" if has_cuda and self.accelerator != "cpu" else "cpu")
 
     def _module(self, x: Tensor, num_classes: int, n: int) -> ITMModule:
         """The module for scaled training features ``x``: shifted centers of width ``p``."""
         p = num_classes if self.dim is None else self.dim
-        mean, std = (float(x.mean()), float(x.std())) if self.shift else (0.0, 1.0)
+        mean, std = (float(x.mean()), float(x.std(correction=0))) if self.shift else (0.0, 1.0)
         # constant features have no spread to scale the centers by
         std = std if std > 0 else 1.0
         unshifted = pseudo_centers(num_classes, p, self.centers, generator=torch.Generator().manual_seed(self.seed))

@@ -1,0 +1,93 @@
+"""What the entry scripts share: settings as people type them, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from itm.errors import ItmError, SettingError, unknown
+
+
+def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
+    """Run a Hydra entry point: ``data=<name or folder>`` becomes ``data.name=...``, errors become one line.
+
+    Args:
+        main: The function that ``hydra.main`` decorates.
+        config_dir: Folder of the configs.
+        config_name: The entry config.
+
+    Raises:
+        SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
+    """
+    sys.argv[1:] = [data_override(word) for word in sys.argv[1:]]
+    # Hydra then hands its errors to us instead of printing half a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (ItmError, HydraException) as error:
+        known = _in_chain(error, ItmError)
+        if known is None and isinstance(error, InstantiationException):
+            raise
+        if known is None and isinstance(error, HydraException):
+            known = explain(error, config_dir, config_name, sys.argv[1:])
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/bold red] {escape(str(known))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept; the same command continues from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+def data_override(word: str) -> str:
+    """Turn ``data=<name or folder>`` into an override that Hydra reads, whatever the folder's name holds.
+
+    >>> data_override("data=digits")
+    'data.name=digits'
+    >>> data_override("data.limit=100")
+    'data.limit=100'
+    """
+    value = word.removeprefix("data=")
+    if value == word or value.startswith("{"):
+        return word
+    if re.fullmatch(r"[\w,]+", value):
+        return f"data.name={value}"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"data.name='{escaped}'"
+
+
+def explain(error: HydraException, config_dir: Path, config_name: str, overrides: list[str]) -> SettingError:
+    """Hydra's error as one line, with the allowed words and the closest one where it is about a misspelt word."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, word = str(error.missing_cfg_file).rpartition("/")
+        return unknown(group, word, error.options)
+    misspelt = re.search(r"Could not override '([^']+)'", str(error))
+    if misspelt is None:
+        override = getattr(error, "override", None)
+        where = "" if override is None else f"{override}: "
+        text = str(error) or str(error.__cause__ or error.__context__)
+        return SettingError(where + " ".join(text.partition("See https")[0].split()))
+    *parents, _ = misspelt[1].split(".")
+    groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment)=", word)]
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        node: Any = compose(config_name, groups)
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, DictConfig) else None
+    allowed = [".".join([*parents, str(key)]) for key in node] if isinstance(node, DictConfig) else []
+    return unknown("setting", misspelt[1], allowed)
+
+
+def _in_chain(error: BaseException | None, kind: type[ItmError]) -> ItmError | None:
+    """The error of that kind that led to this one, if any: Hydra wraps what a constructor raises."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error

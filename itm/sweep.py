@@ -1,0 +1,99 @@
+"""What a multirun leaves behind: its jobs collected into one table and one figure, by a Hydra callback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from itm.figures import save, sweep_lines
+
+_log = logging.getLogger(__name__)
+
+
+class Collect(Callback):
+    """Collects the rankings of a multirun's jobs.
+
+    After every job ``<name>.csv`` in the multirun's folder holds all jobs so far, so a later failure costs nothing; at
+    the end come ``<name>.png`` and ``.svg``, a table on the console and, where tracking is on, a W&B table.
+
+    Args:
+        name: Name of the files.
+        x: Swept setting on the horizontal axis, by the last word of its key.
+        line: Swept setting that tells lines apart, or None.
+        values: Columns to draw, one panel each.
+    """
+
+    def __init__(
+        self, name: str, x: str, line: str | None = None, values: Sequence[str] = ("score", "seconds")
+    ) -> None:
+        self.name, self.x, self.line, self.values = name, x, line, tuple(values)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the table of all jobs so far."""
+        folder = Path(config.hydra.sweep.dir)
+        frame = collect(folder)
+        if len(frame):
+            frame.to_csv(folder / f"{self.name}.csv", index=False)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table, draw the figure and log both."""
+        folder = Path(config.hydra.sweep.dir)
+        frame = collect(folder)
+        if frame.empty:
+            _log.error("No job of %s left a ranking, so there is nothing to collect.", folder)
+            return
+        png, _ = save(sweep_lines(frame, self.x, self.line, self.values), folder / self.name)
+        _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
+        print(f"Table and figure: {folder / self.name}.csv, {png}")
+        if config.tracking:
+            settings = {"collects": self.name, "data": OmegaConf.to_container(config.data)}
+            instantiate(config.tracking).log_table(self.name, frame, png, folder, settings)
+
+
+def collect(folder: Path) -> pd.DataFrame:
+    """Read the rankings of a multirun's jobs.
+
+    Args:
+        folder: The multirun's folder, one numbered folder per job below it.
+
+    Returns:
+        One row per job, scorer and model: ``job``, the job's overrides by the last word of their key, then the columns
+        of the ranking. A column of the ranking that an override hides is kept as ``<name>_used``.
+    """
+    frames = []
+    for job in sorted(folder.glob("*/ranking.csv"), key=lambda path: (len(path.parent.name), path.parent.name)):
+        overrides = yaml.safe_load((job.parent / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        swept = dict(_setting(word) for word in overrides)
+        frame = pd.read_csv(job).rename(columns={name: f"{name}_used" for name in swept})
+        for place, (name, value) in enumerate(swept.items()):
+            frame.insert(place, name, value)
+        frame.insert(0, "job", job.parent.name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _setting(override: str) -> tuple[str, Any]:
+    key, _, value = override.partition("=")
+    return key.rpartition(".")[2].lstrip("+~"), yaml.safe_load(value)
+
+
+def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
+    """One line per setting of the sweep: the order it gave, and what it took."""
+    table = Table(title=name, title_justify="left")
+    for header in (*swept, "scorer", "order, best first (score)", "seconds"):
+        table.add_column(header)
+    for keys, rows in frame.groupby([*swept, "scorer"], sort=False):
+        order = ", ".join(f"{row.model} ({row.score:.3f})" for row in rows.sort_values("rank").itertuples())
+        table.add_row(*(str(key) for key in keys), order, f"{rows['seconds'].sum():.1f}")
+    Console().print(table)
