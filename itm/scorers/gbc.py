@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError, unknown
+from itm.errors import FeatureError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.moments import Moments, moments
 
@@ -45,10 +45,8 @@ class GBC(Scorer):
     name = "gbc"
 
     def __post_init__(self) -> None:
-        if self.gaussian not in get_args(Gaussian):
-            raise unknown("scorer.gbc.gaussian", self.gaussian, get_args(Gaussian))
-        if self.components is not None and self.components < 1:
-            raise SettingError(f"scorer.gbc.components={self.components}: expected a positive number or null.")
+        super().__post_init__()
+        self.bound("components", least=1)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

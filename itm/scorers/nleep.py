@@ -52,10 +52,11 @@ class NLEEP(Scorer):
     name = "nleep"
 
     def __post_init__(self) -> None:
-        if self.ratio < 1:
-            raise SettingError(f"scorer.nleep.ratio={self.ratio}: expected 1 or more.")
-        if not 0 < self.variance < 1:
-            raise SettingError(f"scorer.nleep.variance={self.variance}: expected a number between 0 and 1.")
+        super().__post_init__()
+        self.bound("ratio", least=1)
+        self.bound("variance", above=0)
+        if self.variance >= 1:
+            raise SettingError(f"scorer.nleep.variance={self.variance}: expected a number below 1.")
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
+from itm.errors import FeatureError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.moments import Moments, moments
 
@@ -51,9 +51,9 @@ class PARC(Scorer):
     name = "parc"
 
     def __post_init__(self) -> None:
-        for setting, value, least in (("components", self.components, 1), ("max_rows", self.max_rows, 3)):
-            if value is not None and value < least:
-                raise SettingError(f"scorer.parc.{setting}={value}: expected {least} or more.")
+        super().__post_init__()
+        self.bound("components", least=1)
+        self.bound("max_rows", least=3)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

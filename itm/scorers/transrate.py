@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from itm.errors import SettingError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.moments import moments
 
@@ -17,12 +16,14 @@ _EPS = 1e-4  # squared distortion of the code
 
 @dataclass(frozen=True)
 class TransRate(Scorer):
-    """Nats per row that the class saves in coding the features, less what a random class of the same size would save.
+    """How much tighter a class is coded than a random set of rows of its size, in nats.
 
-    The rate of ``n`` rows is ``R(F) = 1/2 ln det(I + F^T F / (n eps))``, features centred by the mean of all rows, and
-    the published score ``R(F) - mean_c R(F_c)``. It grows with the scale of the features and, few rows being cheap
-    to code whatever their class, with their width. The default divides the features by their root mean square deviation
-    and puts the mean rate of random sets of rows, as large as the classes, in the place of ``R(F)``: chance is 0.
+    The rate of ``n`` rows is ``R(F) = 1/2 ln det(I + F^T F / (n eps))``, and the published score is ``R(F)`` minus the
+    mean of ``R(F_c)`` over the classes, all centred by the mean of all rows. It grows with the scale of the features
+    and, few rows being cheap to code whatever their class, with their width; and two balanced classes cost as much as
+    all rows together, however far apart they lie. The default divides the features by their root mean square deviation,
+    centers every set of rows by its own mean, and instead of ``R(F)`` takes the mean rate of random sets of rows of the
+    sizes of the classes: chance is 0.
 
     Args:
         permutations: Random partitions of the rows that the mean rate is taken over.
@@ -40,29 +41,30 @@ class TransRate(Scorer):
     name = "transrate"
 
     def __post_init__(self) -> None:
-        if self.permutations < 1:
-            raise SettingError(f"scorer.transrate.permutations={self.permutations}: expected 1 or more.")
+        super().__post_init__()
+        self.bound("permutations", least=1)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""
         m = moments(samples)
-        by_class = torch.argsort(m.y, stable=True)
-        sizes = m.counts.long()
+        by_class, sizes = m.centered[torch.argsort(m.y, stable=True)], m.counts.long()
         if self.reference:
-            return Score(_rate(m.gram, m.n) - _mean_rate(m.centered[by_class], sizes))
+            return Score(_rate(m.gram, m.n) - _mean_rate(by_class, sizes, center=False))
         scale = m.variance.mean().sqrt()
-        x = m.centered / scale if scale > 0 else m.centered
+        by_class, rows = (part / scale if scale > 0 else part for part in (by_class, m.centered[m.canonical_order]))
         generator = torch.Generator().manual_seed(self.seed)
-        orders = [m.canonical_order[torch.randperm(m.n, generator=generator)] for _ in range(self.permutations)]
+        draws = (rows[torch.randperm(m.n, generator=generator)] for _ in range(self.permutations))
         # Sorted sizes: renaming the classes must not change what is drawn.
-        rates = [_mean_rate(x[order], sizes.sort().values) for order in orders]
-        return Score(math.fsum(rates) / len(rates) - _mean_rate(x[by_class], sizes))
+        chance = sum(_mean_rate(draw, sizes.sort().values, center=True) for draw in draws) / self.permutations
+        return Score(chance - _mean_rate(by_class, sizes, center=True))
 
 
-def _mean_rate(x: Tensor, sizes: Tensor) -> float:
+def _mean_rate(x: Tensor, sizes: Tensor, center: bool) -> float:
     """Mean rate, in nats, of consecutive blocks of rows of these sizes."""
-    blocks = torch.tensor_split(x, sizes.cumsum(0)[:-1])
-    rates = [_rate(b.T @ b if b.shape[1] < len(b) else b @ b.T, len(b)) for b in blocks]
+    rates = []
+    for block in torch.tensor_split(x, sizes.cumsum(0)[:-1]):
+        b = block - block.mean(0) if center else block
+        rates.append(_rate(b.T @ b if b.shape[1] < len(b) else b @ b.T, len(b)))
     return math.fsum(rates) / len(rates)
 
 
