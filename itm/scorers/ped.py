@@ -1,0 +1,126 @@
+"""Potential-energy descent: classes repel each other before a score judges them (Li et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from itm.errors import FeatureError, SettingError
+from itm.features import Features
+from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
+from itm.scorers.logme import LogME
+from itm.scorers.moments import moments
+from itm.scorers.nleep import NLEEP
+from itm.scorers.sfda import SFDA
+
+_SEEDED: Mapping[str, type[SFDA | NLEEP]] = {"sfda": SFDA, "nleep": NLEEP}
+_STEPS = 6
+_LEAST_STD = 1e-3
+
+
+@dataclass(frozen=True)
+class PED(Scorer):
+    """Another score, taken after overlapping classes have pushed each other apart for up to six steps.
+
+    Features are measured in units of what the same backbone sees in its source data, which is why those features are
+    needed. Each class is a ball; balls that overlap repel each other in proportion to the overlap.
+
+    The published code moves every row with its own class, so that even features that tell nothing come out separated,
+    and the more the wider they are. By default each half of the rows moves as the other half says, see
+    :func:`itm.scorers.displacement.score_moved_by_halves`, and the base score has its own sound default.
+
+    Args:
+        source: Features of source data (such as ImageNet's validation images) by model name, for every model to score;
+            their labels play no part.
+        base: The score taken afterwards: ``"sfda"``, ``"logme"`` or ``"nleep"``.
+        nsigma: Radius of a ball in units of its standard deviation; the authors tried 0.3 and 0.6.
+        time_step: Length of a step.
+        exit_ratio: Stop before a step that moves less than this share of the first one.
+        seed: Which of the possible halves, and of what the base score draws.
+        reference: Reproduce the published code instead, base score included.
+
+    Raises:
+        SettingError: If ``base`` is none of the three, or a number is out of range.
+    """
+
+    name: ClassVar[str] = "ped"
+
+    source: Mapping[str, Features] | None = field(default=None, hash=False)
+    base: Literal["sfda", "logme", "nleep"] = "sfda"
+    nsigma: float = 0.6
+    time_step: float = 0.1
+    exit_ratio: float = 0.5
+    seed: int = 0
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.bound("nsigma", "time_step", above=0)
+        self.bound("exit_ratio", least=0)
+        if self.exit_ratio >= 1:
+            raise SettingError(f"scorer.ped.exit_ratio={self.exit_ratio}: expected a share below 1.")
+
+    def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
+        """Score every model of the pool against its own source features.
+
+        Raises:
+            FeatureError: If a model has no source features, or they are not as wide as its features.
+        """
+        source = self.source or {}
+        scores: dict[str, Score] = {}
+        for name, features in pool.items():
+            if name not in source:
+                raise FeatureError(
+                    f"{name}: ped needs what this backbone sees in source data; give ped.source an entry {name!r}."
+                )
+            if source[name].dim != features.dim:
+                raise FeatureError(f"{name}: {features.dim} features, but ped.source has {source[name].dim}.")
+            scores |= super(PED, replace(self, source={name: source[name]})).evaluate({name: features})
+        return scores
+
+    def evaluate_one(self, samples: Samples) -> Score:
+        """Score one model by the one entry of ``source``; on the scale of the base score."""
+        if self.source is None or len(self.source) != 1:
+            raise FeatureError("ped scores one model at a time against exactly one entry of ped.source.")
+        (source,) = self.source.values()
+        spread, x = _spread(source), moments(samples).x
+
+        def move(x: Tensor, y: Tensor, num_classes: int, rows: Tensor, belief: Tensor) -> Tensor:
+            return torch.addmm(rows, belief, self._shift(class_balls(x / spread, y, num_classes)) * spread)
+
+        if self.reference:
+            return score_moved(samples, x, move, self._base_score)
+        return score_moved_by_halves(samples, x, move, self._base_score, self.seed)
+
+    def _base_score(self, samples: Samples) -> Score:
+        if self.base == "logme":
+            return LogME(reference=self.reference).evaluate_one(samples)
+        return _SEEDED[self.base](seed=self.seed, reference=self.reference).evaluate_one(samples)
+
+    def _shift(self, balls: Balls) -> Tensor:
+        """Follow the class centers, which are all that moves; returns the way each has gone, ``[C, D]``."""
+        centers, first = balls.centers, 0.0
+        for _ in range(_STEPS):
+            distances, reach = pairwise(Balls(centers, balls.radii))
+            overlap = (self.nsigma * reach - distances).clamp_min(0.0)
+            # The force moves no pair farther than their overlap.
+            amounts = torch.minimum(0.5 * self.time_step**2 * overlap, overlap)
+            delta = push_apart(centers, distances, amounts)
+            movement = float(delta.abs().sum())
+            first = first or movement
+            if movement <= self.exit_ratio * first:  # also where nothing overlaps to begin with
+                break
+            centers = centers + delta
+        return centers - balls.centers
+
+
+def _spread(source: Features) -> Tensor:
+    """Standard deviation of each dimension over the source data, ``[D]``."""
+    if source.x.numel() == 0 or not torch.isfinite(source.x).all():
+        raise FeatureError("ped.source is empty, NaN or infinite for this model; extract it again.")
+    return source.x.cpu().double().std(0, correction=0).clamp_min(_LEAST_STD)
