@@ -1,0 +1,80 @@
+"""What can be said of a model without a look at the data: its size, its source accuracy, how it does elsewhere.
+
+On the field's own benchmarks these rank models about as well as the scores do, so they stand beside every score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import pandas as pd
+
+from itm.errors import DataError, unknown
+
+
+class ModelFacts(Protocol):
+    """What a backbone knows of itself; :class:`itm.backbones.Backbone` is one."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters without the source head."""
+
+    @property
+    def source_accuracy(self) -> float | None:
+        """Top-1 accuracy on ImageNet in per cent, where known."""
+
+
+def parameter_count(models: Mapping[str, ModelFacts]) -> dict[str, float]:
+    """Rank by size: number of parameters of each model.
+
+    Args:
+        models: Facts by model name.
+
+    Returns:
+        A positive number by model name; larger is expected to be better.
+    """
+    return {name: float(model.num_parameters) for name, model in models.items()}
+
+
+def source_accuracy(models: Mapping[str, ModelFacts]) -> dict[str, float]:
+    """Rank by accuracy on the source data.
+
+    Args:
+        models: Facts by model name.
+
+    Returns:
+        ImageNet top-1 accuracy in per cent by model name. Models of unknown accuracy are left out: a made-up place
+        would be worse than none.
+    """
+    known = ((name, model.source_accuracy) for name, model in models.items())
+    return {name: float(accuracy) for name, accuracy in known if accuracy is not None}
+
+
+def mean_rank_elsewhere(table: pd.DataFrame, dataset: str) -> dict[str, float]:
+    """Rank by how the models do on the other datasets.
+
+    On each other dataset the models it has an accuracy for are ranked, equal ones sharing the mean of their ranks, and
+    the rank is divided by the number of models, so that datasets with missing cells weigh alike.
+
+    Args:
+        table: True accuracy, index model, columns dataset, as :func:`itm.groundtruth.load` returns it; may have gaps.
+        dataset: The column that the prior must not look at.
+
+    Returns:
+        Minus the mean relative rank by model name, between -1 and 0, higher is better. Models without an accuracy on
+        any other dataset are left out.
+
+    Raises:
+        SettingError: If the table has no such dataset.
+        DataError: If it has no other dataset.
+    """
+    if dataset not in table.columns:
+        raise unknown("dataset", dataset, table.columns)
+    others = table.drop(columns=dataset)
+    if others.shape[1] == 0:
+        raise DataError(f"The accuracy table holds {dataset} alone; mean rank elsewhere needs one more dataset.")
+    ranks = others.rank(ascending=False, method="average") / others.count()
+    means = -ranks.mean(axis=1)
+    return {str(name): float(mean) for name, mean in means.items() if not math.isnan(mean)}
