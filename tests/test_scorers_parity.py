@@ -351,6 +351,11 @@ def test_nleep_of_few_rows_has_fewer_components() -> None:
         one(NLEEP(ratio=10, reference=True), data)
 
 
+def test_nleep_does_not_follow_the_scale() -> None:
+    data = clusters(200, 5, 3, spread=0.5)
+    assert one(NLEEP(), Features(1e-6 * data.x, data.y)) == pytest.approx(one(NLEEP(), data), rel=1e-6)
+
+
 # ---------------------------------------------------------------- settings and shared moments
 
 
@@ -382,6 +387,12 @@ def test_moments_are_those_of_numpy_and_scikit_learn(n: int, d: int) -> None:
     np.testing.assert_allclose(m.variance, x.var(0), atol=1e-12)
     np.testing.assert_allclose(m.principal(5), PCA(5, svd_solver="full").fit_transform(x), atol=1e-9)
     assert m.rank == min(n - 1, d)
+
+
+def test_rounding_of_equal_rows_is_no_signal() -> None:
+    equal = Features(torch.full((20, 50), 0.1, dtype=torch.float64), torch.arange(20) % 3)
+    assert not moments(check("model", equal)).centered.any()
+    assert [one(scorer(), equal) for scorer in (HScore, RegularizedHScore, TransRate, PARC)] == [0, 0, 0, 0]
 
 
 def test_moments_are_remembered_while_the_features_live() -> None:

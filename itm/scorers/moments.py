@@ -46,8 +46,9 @@ class Moments:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Mean of all rows, ``[D]``."""
-        return self.x.mean(0)
+        """Mean of all rows, ``[D]``; exact where all rows are equal, or rounding would pass for signal."""
+        first = self._x[0]
+        return torch.where((self._x == first).all(0), first.double(), self.x.mean(0))
 
     @cached_property
     def variance(self) -> Tensor:

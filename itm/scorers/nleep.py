@@ -29,8 +29,9 @@ class NLEEP(Scorer):
     ``theta`` are the posteriors of a Gaussian mixture fitted to the leading principal components without labels. With
     few rows per component the score says more about the mixture than about the classes.
 
-    The published code takes the mean probability and no logarithm, is not seeded, and draws the start of its mixture
-    by the order of the rows. The default is the paper's formula, and has at most one component for four rows.
+    The published code takes the mean probability and no logarithm, is not seeded, draws the start of its mixture by the
+    order of the rows, and adds 1e-6 to variances of any scale. The default is the paper's formula on features of unit
+    scale, drawn whatever the order, with at most one component for four rows.
 
     Args:
         ratio: Components per class.
@@ -68,6 +69,8 @@ class NLEEP(Scorer):
             components = min(components, max(1, m.n // 4))
         order = torch.arange(m.n) if self.reference else m.canonical_order
         x = self._reduce(m)[order].contiguous()
+        if not self.reference:
+            x /= x.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         theta = posteriors(x, components, self.seed)
         probability = expected_prediction(theta, m.y[order], m.c)
         value = (probability.log() if self.log and not self.reference else probability).mean().item()
