@@ -203,7 +203,7 @@ def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, 
         torch.cat(logits) if logits else None,
         None if images.groups is None else images.groups[rows],
     )
-    if broken := int((~torch.isfinite(x)).any(dim=1).sum()):
+    if not cached and (broken := int((~torch.isfinite(x)).any(dim=1).sum())):
         _log.warning(
             "%s: features are NaN or infinite in %d of %d rows of %s.", backbone.name, broken, len(x), images.name
         )
