@@ -57,8 +57,9 @@ def labels(dataset: str) -> Array:
     return y
 
 
+@cache
 def features(dataset: str, model: int) -> Array:
-    """Features of one model, float64 ``[N, D]``."""
+    """Features of one model, float64 ``[N, D]``; one array for all callers, not to be written to."""
     n, d, c = SHAPES[dataset]
     rng, mixing, offset = _model(dataset, model)
     basis = np.linalg.qr(rng.standard_normal((d, _LATENT)))[0]
@@ -79,6 +80,7 @@ def source_features(dataset: str, model: int) -> Array:
     return _emit(centers[cluster] + rng.standard_normal((_SOURCE_ROWS, d)), mixing, offset, model)
 
 
+@cache
 def source_logits(dataset: str, model: int) -> Array:
     """Logits of a pretend source head with 50 classes, float64 ``[N, 50]``."""
     rng = _rng(4, dataset, model)
