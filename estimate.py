@@ -7,6 +7,7 @@ python estimate.py +experiment=ablation_batch       an ablation
 
 import json
 import logging
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     report = Report(images, rankings, candidates, failed, left_out, settings)
 
     written = report.write(output)
-    report.show(Console())
+    report.show(Console(width=None if sys.stdout.isatty() else 110))
     print(f"Report: {written[-1]}")
     if cfg.tracking:
         print(f"W&B run: {instantiate(cfg.tracking).log(report, output)}")

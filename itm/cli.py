@@ -29,7 +29,9 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
     Raises:
         SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
     """
-    sys.argv[1:] = [data_override(word) for word in sys.argv[1:]]
+    named = any(word.startswith("data=") for word in sys.argv[1:])
+    # the entry config's sample is the demo's: other data are taken whole unless `data.limit` says otherwise
+    sys.argv[1:] = ["data.limit=null"] * named + [data_override(word) for word in sys.argv[1:]]
     # Hydra then hands its errors to us instead of printing half a traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -22,6 +22,8 @@ Scaling = Literal["unit", "none", "l2", "standardize"]
 Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
 Stability = Literal["cap", "error", "off"]
 
+_WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
+
 
 def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tensor:
     """Features as they enter the map ``f``; the paper is silent, so all four are our reading.
@@ -250,7 +252,8 @@ def fit(
         The module's trace.
     """
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with _quiet_lightning():
+    width = train.x.shape[1] * module.centers.shape[1]
+    with _quiet_lightning(), _few_threads(train.batch_size * width):
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=1,
@@ -265,6 +268,17 @@ def fit(
         if iterations not in module.trace.curve:
             trainer.validate(module, heldout, verbose=False)
     return module.trace
+
+
+@contextmanager
+def _few_threads(products: int) -> Iterator[None]:
+    """One thread where a step is too small to share: threads then wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if products < _WORTH_SHARING else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import jinja2
 import pandas as pd
 import torch
 from PIL import Image
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -204,7 +205,7 @@ class Report:
 
     def _table(self) -> Table:
         (ranking,) = self.rankings
-        table = Table(title=f"{ranking.scorer.name} on {self._title()}", title_justify="left")
+        table = _plain_table(f"{ranking.scorer.name} on {self._title()}")
         for header, justify in (
             ("#", "right"),
             ("model", "left"),
@@ -215,7 +216,7 @@ class Report:
             ("extract s", "right"),
             ("score s", "right"),
         ):
-            table.add_column(header, justify=justify)  # type: ignore[arg-type]
+            table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for place, entry in enumerate(ranking.entries, 1):
             model = self.candidates[entry.model]
             seconds = f"{model.seconds:.1f}" + (" (stored)" if model.cached else "")
@@ -233,7 +234,7 @@ class Report:
 
     def _comparison(self) -> Table:
         """Models by scorers: each cell a score and its place in that scorer's own order; the priors beside them."""
-        table = Table(title=f"Scores on {self._title()}; (place)", title_justify="left")
+        table = _plain_table(f"Scores on {self._title()}; (place)")
         table.add_column("model")
         for ranking in self.rankings:
             table.add_column(ranking.scorer.name, justify="right")
@@ -295,8 +296,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def _plain_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+
+
 def _agreement_table(frame: pd.DataFrame) -> Table:
-    table = Table(title="Agreement between scores (Kendall's tau)", title_justify="left")
+    table = _plain_table("Agreement between scores (Kendall's tau)")
     for name in ("", *frame.columns):
         table.add_column(name, justify="right")
     for name, row in frame.iterrows():
@@ -325,7 +330,7 @@ def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
 
 
 def _spread(score: float, std: float | None) -> str:
-    return f"{score:.4f}" if std is None else f"{score:.4f} ± {std:.4f}"
+    return f"{score:.4g}" if std is None else f"{score:.3f} ± {std:.3f}"
 
 
 def _thumbnail(image: Image.Image) -> str:

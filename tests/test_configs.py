@@ -1,0 +1,101 @@
+"""Every config composes, and what it names can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+import itm.scorers
+from itm.scorers.base import Scorer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def composed(*overrides: str, hydra: bool = False):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("estimate", list(overrides), return_hydra_config=hydra)
+
+
+@pytest.mark.parametrize("name", [name for name in names("scorer") if name != "all"])
+def test_scorer_configs_hold_the_dataclass_s_own_defaults(name):
+    cfg = composed(f"scorer={name}")
+    assert list(cfg.scorer) == [name]
+    scorer = instantiate(cfg.scorer[name])
+    assert scorer.name == name
+    assert scorer == type(scorer)(), "a config repeats the default so that it can be overridden, and must not drift"
+
+
+def test_every_exported_scorer_has_a_config():
+    exported = [value for value in vars(itm.scorers).values() if isinstance(value, type) and issubclass(value, Scorer)]
+    needing_source = {"ped"}
+    assert {cls.name for cls in exported if cls is not Scorer} - needing_source <= set(names("scorer"))
+
+
+def test_all_takes_every_scorer():
+    chosen = set(composed("scorer=all").scorer)
+    assert chosen == set(names("scorer")) - {"all"}
+
+
+def test_several_scorers_keep_their_order():
+    assert list(composed("scorer=[itm,logme]").scorer) == ["itm", "logme"]
+
+
+@pytest.mark.parametrize("name", names("zoo"))
+def test_zoos_name_models_with_known_settings(name):
+    from itm.backbones import load_backbone
+    from itm.networks import find_model
+
+    zoo = composed(f"zoo={name}").zoo
+    known = set(load_backbone.__kwdefaults__) if load_backbone.__kwdefaults__ else set()
+    assert len(zoo) >= 3
+    for model, spec in zoo.items():
+        assert set(spec or {}) <= known, model
+        find_model((spec or {}).get("model", model), f"zoo.{model}.model")
+
+
+@pytest.mark.parametrize("name", names("trainer"))
+def test_trainers_have_the_same_settings(name):
+    assert set(composed(f"trainer={name}").trainer) == {"accelerator", "precision", "batch_size", "workers"}
+    assert isinstance(composed(f"trainer={name}").trainer.precision, str)
+
+
+@pytest.mark.parametrize("name", names("tracking"))
+def test_tracking_configs_can_be_built(name):
+    node = composed(f"tracking={name}").tracking
+    if name == "none":
+        assert not node
+    else:
+        instantiate(node)
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiments_compose_and_every_job_can_be_built(name):
+    cfg = composed(f"+experiment={name}", hydra=True)
+    assert OmegaConf.to_container(cfg.hydra.mode and cfg.hydra.sweeper.params)
+    assert str(cfg.hydra.mode).endswith("MULTIRUN")
+    assert cfg.tracking.group == name
+    for callback in (cfg.hydra.callbacks or {}).values():
+        assert get_class(callback._target_)
+    for key, values in cfg.hydra.sweeper.params.items():
+        for value in str(values).split(","):
+            jobs = composed(f"+experiment={name}", f"{key}={value}")
+            for node in jobs.scorer.values():
+                instantiate(node)
+
+
+def test_cuda_trainers_name_what_is_missing():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    from itm.errors import SettingError
+
+    scorer = instantiate(composed("trainer=gpu").scorer.itm)
+    features = itm.Features(torch.randn(6, 2), torch.arange(6) % 2)
+    with pytest.raises(SettingError, match="no CUDA device"):
+        scorer.score({"m": features})

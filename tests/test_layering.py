@@ -1,0 +1,93 @@
+"""Imports run downwards only, read from the syntax tree."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "itm"
+
+# Each room may import from the rows below its own.
+ROWS = [
+    {"__init__"},
+    {"cli", "sweep", "tracking"},
+    {"report"},
+    {"figures"},
+    {"ranking"},
+    {"extract", "scorers"},
+    {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},
+    {"catalog", "dva", "networks"},
+    {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "store", "progress", "decoding"},
+    {"features", "images", "splits"},
+    {"errors"},
+]
+# Only these rooms know these libraries.
+OWNERS = {
+    "hydra": {"cli", "sweep"},
+    "omegaconf": {"cli", "sweep"},
+    "wandb": {"tracking"},
+    "timm": {"backbones", "networks"},
+    "matplotlib": {"figures"},
+    "jinja2": {"report"},
+}
+# Cached features score on a machine without images, networks or a hub.
+NOT_FOR_SCORERS = {"backbones", "catalog", "data", "extract", "folders", "images", "networks"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of every module that a file imports anywhere, ``from a import b`` as ``a`` and ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative imports hide the row"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(path) if name.startswith("itm.")} & set().union(*ROWS)
+
+
+def row_of(room: str) -> int:
+    return next(place for place, row in enumerate(ROWS) if room in row)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    room = room_of(path)
+    assert any(room in row for row in ROWS), f"{room} has no row yet"
+    upwards = {other for other in rooms(path) - {room} if row_of(other) <= row_of(room)}
+    assert not upwards, f"{room} imports {upwards} from its own row or above"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_libraries_have_one_owner(library):
+    users = {room_of(path) for path in FILES if any(name.split(".")[0] == library for name in imports_of(path))}
+    assert users == OWNERS[library]
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "scorers").glob("*.py")), ids=lambda path: path.name)
+def test_scorers_know_nothing_of_images(path):
+    assert not rooms(path) & NOT_FOR_SCORERS
+    assert not {"PIL", "torchvision"} & {name.split(".")[0] for name in imports_of(path)}
+
+
+def test_the_check_sees_an_upward_import(tmp_path):
+    file = tmp_path / "dva.py"
+    file.write_text("def f():\n    from itm.report import Report\n    import itm.scorers.base\n")
+    assert rooms(file) == {"report", "scorers"}
+
+
+@pytest.mark.parametrize("script", ["estimate.py"])
+def test_entry_scripts_are_thin(script):
+    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 90
