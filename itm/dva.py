@@ -19,6 +19,8 @@ from itm.geometric import geometric_sum
 
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
+Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
+Stability = Literal["cap", "error", "off"]
 
 
 def pseudo_centers(

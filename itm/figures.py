@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ from itm.ranking import Ranking
 # Okabe and Ito's palette: told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLE = {
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -50,9 +51,9 @@ def score_curves(ranking: Ranking) -> Figure | None:
     figure, (axes,) = _panels(1, 6.4, 3.4)
     for i, (model, runs) in enumerate(curves.items()):
         frame = pd.DataFrame(runs)
-        line = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3]}
-        axes.plot(frame.columns, frame.mean(), marker="o", markersize=4, label=model, **line)
-        axes.fill_between(frame.columns, frame.min(), frame.max(), color=line["color"], alpha=0.15, linewidth=0)
+        colour, dash = COLOURS[i % len(COLOURS)], ("-", "--", ":")[i // len(COLOURS) % 3]
+        axes.plot(frame.columns, frame.mean(), dash, color=colour, marker="o", markersize=4, label=model)
+        axes.fill_between(frame.columns, frame.min(), frame.max(), color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("iteration")
     axes.set_ylabel("held-out score")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
@@ -75,7 +76,7 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
         for i, model in enumerate(frame["model"].drop_duplicates()):
             for (level, rows), dash in zip(groups, ("-", "--", ":", "-.") * len(groups), strict=False):
                 part = rows[rows["model"] == model].sort_values(x)
-                label = str(model) if level is None else f"{model}, {line}={level}"
+                label = str(model) if level is None else f"{model}, {line}={level!s}"
                 places = part[x] if numeric else part[x].astype(str)
                 axes.plot(places, part[value], dash, marker="o", markersize=4, color=COLOURS[i % 7], label=label)
         if numeric and frame[x].min() > 0 and frame[x].max() / frame[x].min() >= 50:

@@ -86,10 +86,10 @@ class Ranking:
         """
         rows = []
         for entry in self.entries:
-            numbers = {k: v for k, v in entry.details.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             std = float("nan") if entry.std is None else entry.std
             row = {"model": entry.model, "score": entry.score, "std": std, "seconds": entry.seconds}
-            rows.append(row | {k: v for k, v in numbers.items() if k not in row})
+            numbers = {k: v for k, v in entry.details.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+            rows.append(row | {k: v for k, v in numbers.items() if k not in ("rank", *row)})
         frame = pd.DataFrame(rows, columns=None if rows else ["model", "score", "std", "seconds"])
         frame.insert(0, "rank", frame["score"].rank(ascending=False, method="min").astype(int))
         return frame

@@ -10,8 +10,9 @@ from torch import Tensor
 from itm.batches import OrderedBatches, RandomBatches
 from itm.dva import class_distance, pseudo_centers
 from itm.errors import FeatureError, SettingError
-from itm.estimator import ITMModule, fit, scale_features
+from itm.estimator import ITMModule, fit
 from itm.features import Features
+from itm.scaling import scale_features
 from itm.scorers import ITM
 
 SHORT = {"batch_size": 32, "iterations": 120, "evaluate_every": 40}

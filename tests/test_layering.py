@@ -16,9 +16,10 @@ ROWS = [
     {"figures"},
     {"ranking"},
     {"extract", "scorers"},
+    {"decoding"},
     {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},
     {"catalog", "dva", "networks"},
-    {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "store", "progress", "decoding"},
+    {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
     {"features", "images", "splits"},
     {"errors"},
 ]

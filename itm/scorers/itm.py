@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from itm.batches import OrderedBatches, RandomBatches
-from itm.dva import CenterScheme, Loss, adaptive_steps, class_distance, pseudo_centers
+from itm.dva import CenterScheme, Evolution, Loss, Stability, adaptive_steps, class_distance, pseudo_centers
 from itm.errors import SettingError
-from itm.estimator import Evolution, ITMModule, Scaling, Stability, fit, scale_features
+from itm.scaling import Scaling, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 from itm.splits import split_indices
 
@@ -36,7 +36,7 @@ class ITM(Scorer):
         shift: Whether centers take the scalar mean and standard deviation of the training features, as scaled.
         dim: Width ``p`` of the mapped embeddings, at least the number of classes, which is the default (ours).
         standardize: Form of dis_φ, see :func:`itm.dva.class_distance`.
-        scaling: Feature scaling before the map, see :func:`itm.estimator.scale_features` (ours).
+        scaling: Feature scaling before the map, see :func:`itm.scaling.scale_features` (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
         stability: What happens where the evolution would diverge, see :class:`itm.estimator.ITMModule` (ours).
@@ -95,8 +95,11 @@ class ITM(Scorer):
         x = scale_features(x, train, self.scaling)
         generator = torch.Generator().manual_seed(self.seed)
         shuffled = heldout[torch.randperm(len(heldout), generator=generator).to(device)]
+        # Lightning takes seconds to import: only the scorer that trains pays for it
+        from itm.estimator import ITMModule, fit
+
         trace = fit(
-            self._module(x[train], samples.num_classes, n),
+            ITMModule(x.shape[1], **self._inner(x[train], samples.num_classes), steps=n),
             RandomBatches(x[train], y_train, self.batch_size, generator),
             OrderedBatches(x[shuffled], y[shuffled], self.batch_size),
             iterations=self.iterations,
@@ -120,24 +123,13 @@ class ITM(Scorer):
             raise SettingError("scorer.itm.accelerator=cuda: torch sees no CUDA device; use cpu or auto.")
         return torch.device("cuda" if has_cuda and self.accelerator != "cpu" else "cpu")
 
-    def _module(self, x: Tensor, num_classes: int, n: int) -> ITMModule:
-        """The module for scaled training features ``x``: shifted centers of width ``p``."""
+    def _inner(self, x: Tensor, num_classes: int) -> dict[str, Any]:
+        """Arguments of the module for scaled training features ``x``: shifted centers of width ``p``, and settings."""
         p = num_classes if self.dim is None else self.dim
         mean, std = (float(x.mean()), float(x.std(correction=0))) if self.shift else (0.0, 1.0)
         # constant features have no spread to scale the centers by
         std = std if std > 0 else 1.0
         unshifted = pseudo_centers(num_classes, p, self.centers, generator=torch.Generator().manual_seed(self.seed))
-        return ITMModule(
-            x.shape[1],
-            (unshifted * std + mean).float(),
-            steps=n,
-            eta=self.eta,
-            loss=self.loss,
-            evolution=self.evolution,
-            heldout=self.heldout,
-            stability=self.stability,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            logit_centers=unshifted.float(),
-            seed=self.seed,
-        )
+        names = ("eta", "loss", "evolution", "heldout", "stability", "lr", "weight_decay", "seed")
+        settings = {name: getattr(self, name) for name in names}
+        return settings | {"centers": (unshifted * std + mean).float(), "logit_centers": unshifted.float()}
