@@ -9,6 +9,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 import itm.scorers
+from itm import groundtruth
 from itm.scorers.base import Scorer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -58,6 +59,12 @@ def test_zoos_name_models_with_known_settings(name):
     for model, spec in zoo.items():
         assert set(spec or {}) <= known, model
         find_model((spec or {}).get("model", model), f"zoo.{model}.model")
+
+
+def test_the_paper_s_zoos_are_those_of_its_tables():
+    assert set(composed("zoo=paper10").zoo) == set(groundtruth.PAPER10)
+    assert set(composed("zoo=paper20").zoo) == set(groundtruth.load("paper").index)
+    assert len(composed("zoo=cnn12").zoo) == 12
 
 
 @pytest.mark.parametrize("name", names("trainer"))
