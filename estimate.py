@@ -21,7 +21,7 @@ from rich.console import Console
 from itm import cli
 from itm.backbones import load_backbone
 from itm.data import ImageSet, load_images
-from itm.errors import FeatureError, ItmError
+from itm.errors import DataError, FeatureError, ItmError, StoreError
 from itm.extract import extract
 from itm.features import Features
 from itm.ranking import rank_all
@@ -72,9 +72,11 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
                 on_error=data["on_error"],
                 **{key: trainer[key] for key in ("batch_size", "workers", "precision")},
             )
-        except ItmError as error:
+        except (DataError, StoreError):
+            raise  # every other model would stumble on the same image or disk
+        except (ItmError, RuntimeError) as error:  # weights that do not fit, or a network that fails or fills the memory
             log.error("%s: %s", name, error)
-            failed[name] = str(error)
+            failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
             continue
         pool[name] = extraction.features
         candidates[name] = Candidate.of(backbone, extraction)

@@ -159,7 +159,7 @@ class _Run:
         for batch in batches:
             if batch.errors and self.on_error == "stop":
                 reason = next(iter(batch.errors.values()))
-                raise DataError(f"{reason} Mend or remove the file, or set on_error=skip to leave such images out.")
+                raise DataError(f"{reason} Mend or remove the file, or set data.on_error=skip to leave such images out.")
             if batch.indices:
                 x, source = self._forward(batch.images)
                 features.append(x)
@@ -222,7 +222,7 @@ def _check_settings(batch_size: int, workers: int, device: str, precision: str, 
     if workers < 0:
         raise SettingError(f"workers={workers}: expected 0 or more processes.")
     if on_error not in get_args(OnError):
-        raise unknown("on_error", on_error, get_args(OnError))
+        raise unknown("data.on_error", on_error, get_args(OnError))
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     kind, _, number = device.partition(":")
