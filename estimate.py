@@ -74,7 +74,7 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
             )
         except (DataError, StoreError):
             raise  # every other model would stumble on the same image or disk
-        except (ItmError, RuntimeError) as error:  # weights that do not fit, or a network that fails or fills the memory
+        except (ItmError, RuntimeError) as error:  # bad weights, or a forward pass that fails
             log.error("%s: %s", name, error)
             failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
             continue

@@ -159,7 +159,7 @@ class _Run:
         for batch in batches:
             if batch.errors and self.on_error == "stop":
                 reason = next(iter(batch.errors.values()))
-                raise DataError(f"{reason} Mend or remove the file, or set data.on_error=skip to leave such images out.")
+                raise DataError(f"{reason} Mend or remove the file, or leave such images out: data.on_error=skip.")
             if batch.indices:
                 x, source = self._forward(batch.images)
                 features.append(x)
