@@ -62,8 +62,8 @@ def _votes(squared: Tensor, y: Tensor, k: int, num_classes: int, tolerance: floa
     tied = torch.nonzero(nearest[:, -1] - nearest[:, k - 1] <= tolerance).flatten()
     if len(tied):
         last = nearest[tied, k - 1 : k]
-        nearer = squared[tied] < last - tolerance
-        equal = (squared[tied] - last).abs() <= tolerance
+        nearer = (squared[tied] < last - tolerance).to(squared.dtype)
+        equal = ((squared[tied] - last).abs() <= tolerance).to(squared.dtype)
         share = (k - nearer.sum(1, keepdim=True)) / equal.sum(1, keepdim=True)
         weights = nearer + equal * share
         votes[tied] = torch.zeros(len(tied), num_classes, dtype=squared.dtype).index_add_(1, y, weights)

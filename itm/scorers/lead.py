@@ -71,13 +71,11 @@ class LEAD(Scorer):
         """Score one model; at most 0."""
         y = samples.y.cpu()
         logits = self._initial_logits(samples)
-        rates = self.time * self._rates(samples)[y]
+        rates = self.time * self._rates(samples)
         if self.loss == "mse" and bool((torch.exp(-rates) == 0).any()):
-            warnings.warn(
-                f"{self.name}: rates up to {float(rates.max()):.3g} leave nothing of the logits.", stacklevel=2
-            )
-        evolved = evolve_mse(logits, y, rates) if self.loss == "mse" else evolve_ce(logits, y, rates)
-        return Score(float(evolved.mean()), details={"rates": self._rates(samples).tolist()})
+            warnings.warn(f"lead: a rate of {float(rates.max()):.3g} leaves nothing of the logits.", stacklevel=2)
+        evolve = evolve_mse if self.loss == "mse" else evolve_ce
+        return Score(float(evolve(logits, y, rates[y]).mean()), details={"rates": rates.tolist()})
 
     def _initial_logits(self, samples: Samples) -> Tensor:
         """Margins of the support vector machines, ``[N, C]``."""

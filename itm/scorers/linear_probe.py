@@ -70,6 +70,7 @@ class LinearProbe(Scorer):
         probe = LogisticRegression(C=self.cost, max_iter=self.max_iter)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             probe.fit(x, y)
         return probe.predict(held), int(probe.n_iter_.max()) < self.max_iter
 
