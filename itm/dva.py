@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from itm.errors import FeatureError, SettingError, unknown
-from itm.geometric import geometric_sum
+from itm.geometric import closed_form
 
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
@@ -188,7 +188,7 @@ def evolve(
     _check_inner(eta, steps)
     target = centers.to(theta)[y]
     if loss == "mse":
-        return _evolve_mse(theta, target, eta, steps)
+        return closed_form(theta, target, eta, steps)
     if loss == "mae":
         # sign() passes no gradient: only the sum of the signs is needed, taken outside the graph
         with torch.no_grad():
@@ -288,14 +288,3 @@ def _apply_c(theta: Tensor, slope: Tensor) -> Tensor:
 def _ce_slope(evolved: Tensor, y: Tensor, u: Tensor) -> Tensor:
     """Derivative of the cross-entropy of ``softmax(E Uᵀ)`` against ``y``, per row, with respect to ``E``."""
     return torch.softmax(evolved @ u.T, dim=1) @ u - u[y]
-
-
-def _evolve_mse(theta: Tensor, target: Tensor, eta: float, steps: int) -> Tensor:
-    residual = theta - target
-    rate = eta / len(theta)
-    if theta.shape[1] <= len(theta):
-        # (I − ηC)ⁿ = I − (η/B)·Θ·S_n·Θᵀ with S_n = Σ_{k<n} (I − (η/B)·ΘᵀΘ)ᵏ, all p x p
-        sums = geometric_sum(rate * (theta.T @ theta), steps)
-        return theta - theta @ (sums @ (rate * (theta.T @ residual)))
-    k = rate * (theta @ theta.T)
-    return theta - k @ (geometric_sum(k, steps) @ residual)
