@@ -134,7 +134,9 @@ def rank(
             runs.setdefault(model, []).append(score)
     entries = [Entry(model, tuple(runs[model])) for model in pool if model in runs and model not in failed]
     if not entries:
-        raise FeatureError("No model could be scored. " + " ".join(failed.values()))
+        first = next(iter(failed))
+        others = f" ({len(failed) - 1} more models likewise)" if len(failed) > 1 else ""
+        raise FeatureError(f"No model could be scored. {first}: {failed[first]}{others}")
     return Ranking(chosen, tuple(sorted(entries, key=lambda entry: -entry.score)), failed)
 
 
@@ -212,5 +214,5 @@ def _evaluate(scorer: Scorer, pool: Mapping[str, Features], failed: dict[str, st
             else:
                 scores |= scorer.evaluate({model: features})
         except ItmError as error:
-            failed[model] = str(error)
+            failed[model] = str(error).removeprefix(f"{model}: ")
     return scorer.evaluate(sound) if sound else scores
