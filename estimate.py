@@ -10,7 +10,7 @@ import logging
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,8 +21,8 @@ from rich.console import Console
 from itm import cli
 from itm.backbones import load_backbone
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, FeatureError, ItmError, StoreError
-from itm.extract import extract
+from itm.errors import DataError, FeatureError, ItmError, StoreError, SettingError
+from itm.extract import OnError, Precision, extract
 from itm.features import Features
 from itm.ranking import rank_all
 from itm.report import Candidate, Report
@@ -35,8 +35,14 @@ log = logging.getLogger("itm")
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="estimate")
 def main(cfg: DictConfig) -> None:
     """Run one estimate and write its folder."""
-    output = Path(HydraConfig.get().runtime.output_dir)
+    with cli.one_line():
+        estimate(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+def estimate(cfg: DictConfig, output: Path) -> None:
+    """Rank the models that the config names on the images that it names."""
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
+    check(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     scorers = [instantiate(node) for node in cfg.scorer.values()]  # before the hours: a misspelt setting stops here
 
@@ -52,13 +58,27 @@ def main(cfg: DictConfig) -> None:
         print(f"W&B run: {instantiate(cfg.tracking).log(report, output)}")
 
 
+def check(cfg: DictConfig) -> None:
+    """Refuse settings of the wrong kind before any image is read."""
+    cli.check_whole(cfg, "seed", least=0)
+    cli.check_whole(cfg, "seeds", "trainer.batch_size", least=1)
+    cli.check_whole(cfg, "trainer.workers", least=0, null=True)
+    cli.check_whole(cfg, "data.limit", least=2, null=True)
+    cli.check_word(cfg, "data.on_error", get_args(OnError))
+    cli.check_word(cfg, "trainer.precision", get_args(Precision))
+    cli.check_word(cfg, "trainer.accelerator", ("cpu", "cuda"))
+    for group, example in (("zoo", "zoo=demo"), ("scorer", "scorer=[itm]")):
+        if not cfg.get(group):
+            raise SettingError(f"{group}: nothing is chosen; set for example {example}.")
+
+
 @lru_cache(maxsize=1)  # the jobs of a multirun share one extraction
 def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[str, Candidate], dict[str, str]]:
     """Features of every model of the zoo; a model that fails is named with its reason, and the others go on."""
     cfg = json.loads(settings)
     data, trainer = cfg["data"], cfg["trainer"]
-    images = load_images(data["name"], root=data["root"], seed=cfg["seed"], limit=data["limit"])
-    store = FeatureStore(cfg["store"])
+    images = load_images(str(data["name"]), root=data["root"], seed=cfg["seed"], limit=data["limit"])
+    store = FeatureStore(str(cfg["store"]))
     pool, candidates, failed = {}, {}, {}
     for name, spec in cfg["zoo"].items():
         try:
@@ -81,7 +101,9 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
         pool[name] = extraction.features
         candidates[name] = Candidate.of(backbone, extraction)
     if not pool:
-        raise FeatureError(f"zoo: none of {len(failed)} models gave features. " + " ".join(failed.values()))
+        raise FeatureError(
+            f"zoo: none of {len(failed)} models gave features. " + " ".join(dict.fromkeys(failed.values()))
+        )
     return images, pool, candidates, failed
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
@@ -42,12 +45,57 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
             raise
         if known is None and isinstance(error, HydraException):
             known = explain(error, config_dir, config_name, sys.argv[1:])
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]error:[/bold red] {escape(str(known))}", highlight=False)
-        sys.exit(2)
+        _stop(known)
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command continues from there.", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Stop a job with the one line of an error that the user can mend; Hydra would print its overrides before it.
+
+    In a multirun the error goes on to Hydra, which runs the other jobs.
+
+    Raises:
+        SystemExit: With status 2 after such an error.
+    """
+    try:
+        yield
+    except (ItmError, InstantiationException) as error:
+        known = _in_chain(error, ItmError)
+        if known is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _stop(known)
+
+
+def check_whole(cfg: DictConfig, *keys: str, least: int, null: bool = False) -> None:
+    """Refuse settings that are no whole numbers.
+
+    Args:
+        cfg: The config.
+        keys: Settings, as typed: ``"data.limit"``.
+        least: The smallest allowed value.
+        null: Whether ``null`` is allowed, too.
+
+    Raises:
+        SettingError: If one of them is something else.
+    """
+    for key in keys:
+        value = OmegaConf.select(cfg, key)
+        if not (null and value is None) and (not isinstance(value, int) or value is True or value < least):
+            raise SettingError(f"{key}={value}: expected a whole number of at least {least}{' or null' * null}.")
+
+
+def check_word(cfg: DictConfig, key: str, allowed: Iterable[str]) -> None:
+    """Refuse a setting that is none of the allowed words.
+
+    Raises:
+        SettingError: With the allowed words and the closest one.
+    """
+    value = OmegaConf.select(cfg, key)
+    if str(value) not in (words := tuple(allowed)):
+        raise unknown(key, value, words)
 
 
 def data_override(word: str) -> str:
@@ -61,7 +109,7 @@ def data_override(word: str) -> str:
     value = word.removeprefix("data=")
     if value == word or value.startswith("{"):
         return word
-    if re.fullmatch(r"[\w,]+", value):
+    if re.fullmatch(r"[^\W\d][\w,]*", value):  # a folder named 2024 is quoted: it is no number
         return f"data.name={value}"
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"data.name='{escaped}'"
@@ -69,23 +117,39 @@ def data_override(word: str) -> str:
 
 def explain(error: HydraException, config_dir: Path, config_name: str, overrides: list[str]) -> SettingError:
     """Hydra's error as one line, with the allowed words and the closest one where it is about a misspelt word."""
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, word = str(error.missing_cfg_file).rpartition("/")
-        return unknown(group, word, error.options)
+        return unknown(group, word, error.options or [path.stem for path in (config_dir / group).glob("*.yaml")])
     misspelt = re.search(r"Could not override '([^']+)'", str(error))
     if misspelt is None:
         override = getattr(error, "override", None)
         where = "" if override is None else f"{override}: "
         text = str(error) or str(error.__cause__ or error.__context__)
         return SettingError(where + " ".join(text.partition("See https")[0].split()))
-    *parents, _ = misspelt[1].split(".")
+    key = misspelt[1]
+    if "No match in the defaults list" in str(error):
+        typed = next((word for word in overrides if word.startswith(f"{key}=")), key)
+        return SettingError(f"{typed}: not chosen by default; write +{typed} to add it.")
+    allowed = _siblings(key, config_dir, config_name, overrides)
+    return unknown("setting", key, allowed) if allowed else SettingError(f"setting={key}: not known.")
+
+
+def _siblings(key: str, config_dir: Path, config_name: str, overrides: Iterable[str]) -> list[str]:
+    """The settings beside a key, each with its whole name."""
+    *parents, _ = key.split(".")
     groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment)=", word)]
     with initialize_config_dir(str(config_dir), version_base="1.3"):
-        node: Any = compose(config_name, groups)
+        node: Any = compose(config_name, groups, return_hydra_config=parents[:1] == ["hydra"])
     for parent in parents:
         node = node.get(parent) if isinstance(node, DictConfig) else None
-    allowed = [".".join([*parents, str(key)]) for key in node] if isinstance(node, DictConfig) else []
-    return unknown("setting", misspelt[1], allowed)
+    return [".".join([*parents, str(name)]) for name in node] if isinstance(node, DictConfig) else []
+
+
+def _stop(error: ItmError) -> NoReturn:
+    line = " ".join(str(error).split())
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/bold red] {escape(line)}", highlight=False)
+    sys.exit(2)
 
 
 def _in_chain(error: BaseException | None, kind: type[ItmError]) -> ItmError | None:
