@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from itm.errors import ItmError
 from itm.figures import save, sweep_lines
 
 _log = logging.getLogger(__name__)
@@ -25,7 +28,8 @@ class Collect(Callback):
     """Collects the rankings of a multirun's jobs.
 
     After every job ``<name>.csv`` in the multirun's folder holds all jobs so far, so a later failure costs nothing; at
-    the end come ``<name>.png`` and ``.svg``, a table on the console and, where tracking is on, a W&B table.
+    the end come ``<name>.png`` and ``.svg``, a table on the console and, where tracking is on, a W&B table. A job that
+    failed is named with its reason, the others count, and the command ends with status 2.
 
     Args:
         name: Name of the files.
@@ -38,9 +42,12 @@ class Collect(Callback):
         self, name: str, x: str, line: str | None = None, values: Sequence[str] = ("score", "seconds")
     ) -> None:
         self.name, self.x, self.line, self.values = name, x, line, tuple(values)
+        self.failed: list[str] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the table of all jobs so far."""
+        """Write the table of all jobs so far, and keep a job's failure for the end."""
+        if job_return.status == JobStatus.FAILED:
+            self._keep(config.hydra.job.num, job_return)
         folder = Path(config.hydra.sweep.dir)
         frame = collect(folder)
         if len(frame):
@@ -52,7 +59,24 @@ class Collect(Callback):
         frame = collect(folder)
         if frame.empty:
             _log.error("No job of %s left a ranking, so there is nothing to collect.", folder)
-            return
+        else:
+            self._finish(config, folder, frame)
+        if self.failed:
+            print(f"error: {len(self.failed)} job(s) failed: " + " | ".join(self.failed), file=sys.stderr)
+            raise SystemExit(2)
+
+    def _keep(self, number: int, job_return: JobReturn) -> None:
+        """Note a failure, and mark the job as ended: Hydra would stop before the end of the multirun is told."""
+        try:
+            _ = job_return.return_value
+        except (ItmError, InstantiationException) as error:
+            self.failed.append(f"{number}: " + " ".join(str(error.__cause__ or error).split()))
+        except Exception as error:  # a defect, not a setting: its traceback is wanted
+            _log.exception("Job %d failed.", number)
+            self.failed.append(f"{number}: {type(error).__name__}: {error}")
+        job_return.return_value, job_return.status = None, JobStatus.COMPLETED
+
+    def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         png, _ = save(sweep_lines(frame, self.x, self.line, self.values), folder / self.name)
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {png}")
