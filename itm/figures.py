@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -78,7 +79,8 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
                 part = rows[rows["model"] == model].sort_values(x)
                 label = str(model) if level is None else f"{model}, {line}={level!s}"
                 places = part[x] if numeric else part[x].astype(str)
-                axes.plot(places, part[value], dash, marker="o", markersize=4, color=COLOURS[i % 7], label=label)
+                look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": "os^D"[i // len(COLOURS) % 4]}
+                axes.plot(places, part[value], dash, markersize=4, label=label, **look)
         if numeric and frame[x].min() > 0 and frame[x].max() / frame[x].min() >= 50:
             axes.set_xscale("log")
             axes.set_xticks(sorted(frame[x].unique()), [f"{tick:g}" for tick in sorted(frame[x].unique())])

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from itm import figures
@@ -189,19 +190,19 @@ class Report:
         """Print the table, the margin of the winner and what failed."""
         console.print(self._table() if len(self.rankings) == 1 else self._comparison())
         for ranking in self.rankings:
-            console.print(verdict(ranking), highlight=False)
+            console.print(escape(verdict(ranking)), highlight=False)
         if len(self.rankings) > 1:
             console.print(_agreement_table(agreement(self.rankings)))
         for name, reason in self.failures().items():
-            console.print(f"[red]no score[/red] {name}: {reason}", highlight=False)
+            console.print(f"[red]no score[/red] {escape(f'{name}: {reason}')}", highlight=False)
         skipped = sorted({item for candidate in self.candidates.values() for item in candidate.skipped})
         if skipped:
             console.print(
-                f"[yellow]{len(skipped)} image(s) could not be read[/yellow] and were skipped: {skipped[0]} ..."
+                f"[yellow]{len(skipped)} image(s) could not be read[/yellow] and were skipped: {escape(skipped[0])}"
             )
 
     def _title(self) -> str:
-        return "{name} ({images} images, {classes} classes)".format(**self.dataset)
+        return escape("{name} ({images} images, {classes} classes)".format(**self.dataset))
 
     def _table(self) -> Table:
         (ranking,) = self.rankings
@@ -222,7 +223,7 @@ class Report:
             seconds = f"{model.seconds:.1f}" + (" (stored)" if model.cached else "")
             table.add_row(
                 str(place),
-                entry.model,
+                escape(entry.model),
                 _spread(entry.score, entry.std),
                 f"{model.parameters / 1e6:.1f} M",
                 str(model.input_size),
@@ -249,7 +250,7 @@ class Report:
             ]
             facts = self.candidates[model]
             accuracy = "-" if facts.source_accuracy is None else f"{facts.source_accuracy:.1f}"
-            table.add_row(model, *cells, f"{facts.parameters / 1e6:.1f} M", accuracy)
+            table.add_row(escape(model), *cells, f"{facts.parameters / 1e6:.1f} M", accuracy)
         return table
 
 

@@ -53,7 +53,7 @@ class Wandb:
                 run.summary[f"{ranking.scorer.name}/seconds"] = sum(entry.seconds for entry in ranking.entries)
                 run.log({f"{ranking.scorer.name}/scores": wandb.Image(score_bars(ranking))})
             run.log({"ranking": wandb.Table(dataframe=report.to_frame())})
-            return str(run.dir)
+            return str(Path(run.dir).parent)
         finally:
             run.finish()
 
