@@ -21,7 +21,7 @@ from rich.console import Console
 from itm import cli
 from itm.backbones import load_backbone
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, FeatureError, ItmError, StoreError, SettingError
+from itm.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.extract import OnError, Precision, extract
 from itm.features import Features
 from itm.ranking import rank_all
