@@ -189,10 +189,7 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the table, the margin of the winner and what failed."""
         console.print(self._table() if len(self.rankings) == 1 else self._comparison())
-        for ranking in self.rankings:
-            console.print(escape(verdict(ranking)), highlight=False)
-        if len(self.rankings) > 1:
-            console.print(_agreement_table(agreement(self.rankings)))
+        console.print(escape(verdict(self.rankings[0])), highlight=False)
         for name, reason in self.failures().items():
             console.print(f"[red]no score[/red] {escape(f'{name}: {reason}')}", highlight=False)
         skipped = sorted({item for candidate in self.candidates.values() for item in candidate.skipped})
@@ -234,23 +231,24 @@ class Report:
         return table
 
     def _comparison(self) -> Table:
-        """Models by scorers: each cell a score and its place in that scorer's own order; the priors beside them."""
+        """A row per scorer: each model's score and its place in that scorer's own order; the priors stand below."""
         table = _plain_table(f"Scores on {self._title()}; (place)")
-        table.add_column("model")
-        for ranking in self.rankings:
-            table.add_column(ranking.scorer.name, justify="right")
-        table.add_column("params", justify="right")
-        table.add_column("ImageNet %", justify="right")
         places = [{m: place for place, m in enumerate(ranking.order, 1)} for ranking in self.rankings]
-        ordered = sorted(self.candidates, key=lambda m: places[0].get(m, len(self.candidates) + 1))
-        for model in ordered:
-            cells = [
-                f"{ranking.scores[model]:.3g} ({place[model]})" if model in place else "-"
-                for ranking, place in zip(self.rankings, places, strict=True)
-            ]
-            facts = self.candidates[model]
-            accuracy = "-" if facts.source_accuracy is None else f"{facts.source_accuracy:.1f}"
-            table.add_row(escape(model), *cells, f"{facts.parameters / 1e6:.1f} M", accuracy)
+        models = sorted(self.candidates, key=lambda m: places[0].get(m, len(self.candidates) + 1))
+        first = self.rankings[0].scorer.name
+        table.add_column("scorer", no_wrap=True)
+        for model in models:
+            table.add_column(escape(model), justify="right", overflow="fold")
+        table.add_column(f"tau with {first}", justify="right")
+        taus = agreement(self.rankings)[first]
+        for ranking, place in zip(self.rankings, places, strict=True):
+            cells = [f"{ranking.scores[m]:.3g} ({place[m]})" if m in place else "-" for m in models]
+            table.add_row(ranking.scorer.name, *cells, f"{taus[ranking.scorer.name]:.2f}")
+        table.add_section()
+        facts = [self.candidates[model] for model in models]
+        table.add_row("parameters", *(f"{fact.parameters / 1e6:.1f} M" for fact in facts), "")
+        accuracies = (fact.source_accuracy for fact in facts)
+        table.add_row("ImageNet %", *("-" if value is None else f"{value:.1f}" for value in accuracies), "")
         return table
 
 
@@ -270,6 +268,8 @@ def verdict(ranking: Ranking) -> str:
         return f"{ranking.scorer.name}: one model only, so there is nothing to compare it with."
     best, second = ranking.entries[:2]
     margin = best.score - second.score
+    if margin == 0:
+        return f"{ranking.scorer.name}: {best.model} and {second.model} share the first place."
     words = f"{ranking.scorer.name}: {best.model} leads {second.model} by {margin:.3g}"
     spread = max(best.std or 0.0, second.std or 0.0)
     if spread == 0:
@@ -299,15 +299,6 @@ def versions() -> dict[str, str]:
 
 def _plain_table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
-
-
-def _agreement_table(frame: pd.DataFrame) -> Table:
-    table = _plain_table("Agreement between scores (Kendall's tau)")
-    for name in ("", *frame.columns):
-        table.add_column(name, justify="right")
-    for name, row in frame.iterrows():
-        table.add_row(str(name), *(f"{value:.2f}" for value in row))
-    return table
 
 
 def _ranking_dict(ranking: Ranking) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def candidate(**facts) -> Candidate:
         ({"a": (0.5, 0.7), "b": (0.5, 0.6)}, "a leads b by 0.05, 0.4 times the spread over seeds: too close to call"),
         ({"a": (0.9,), "b": (0.5,)}, "a leads b by 0.4."),
         ({"a": (0.9,)}, "one model only"),
+        ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a and b share the first place."),
     ],
 )
 def test_verdict_measures_the_lead_against_the_spread(runs, words):

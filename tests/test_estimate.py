@@ -1,0 +1,111 @@
+"""estimate.py from a folder of images to a ranking, a page and tracked sweeps."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import estimate
+from itm import cli
+
+ZOO = (
+    "~zoo",
+    *(f"+zoo.{n}={{model: {m}, image_size: 32}}" for n, m in (("a", "resnet10t"), ("b", "mobilenetv3_small_050"))),
+)
+FAST = ("scorer.itm.iterations=5", "seeds=2")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, one_thread):
+    """Runs estimate.py in this process and returns its output folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    estimate.features_of_zoo.cache_clear()
+
+    def go(*overrides: str, out: str = "out") -> Path:
+        folder = tmp_path / out
+        monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])
+        cli.run(estimate.main, estimate.CONFIGS, "estimate")
+        return folder
+
+    return go
+
+
+@pytest.fixture
+def photos(image_folder, tmp_path) -> Path:
+    return Path(shutil.move(image_folder, tmp_path / "Bienen & Käfer <süß>"))
+
+
+def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
+    out = run(f"data={photos}", *ZOO, *FAST, "scorer=[itm,logme,leep]")
+    assert len(pd.read_csv(out / "ranking.csv")) == 4
+    content = json.loads((out / "ranking.json").read_text("utf-8"))
+    itm, logme = content["rankings"]
+    assert (itm["scorer"], logme["scorer"]) == ("itm", "logme")
+    entry = itm["entries"][0]
+    assert len(entry["runs"]) == 2
+    assert {"score", "seconds", "n", "distance", "curve"} <= set(entry["runs"][0])
+    assert content["settings"]["seeds"] == 2
+    assert content["models"]["a"]["transform"]
+    assert "torch" in content["versions"]
+    assert list(content["left_out"]) == ["leep"]
+    page = (out / "report.html").read_text("utf-8")
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)[^"']*""", page)
+    assert "url(" not in page
+    assert "Käfer &lt;süß&gt;" in page
+    assert "<süß>" not in page
+    assert page.count("data:image/png") >= 3 + 12
+    assert "Agreement" in page
+    assert (out / "config.yaml").is_file()
+
+    estimate.features_of_zoo.cache_clear()
+    again = json.loads((run(f"data={photos}", *ZOO, *FAST, out="again") / "ranking.json").read_text("utf-8"))
+    assert all(model["cached"] for model in again["models"].values())
+    assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]
+
+
+def test_a_failing_model_is_named_and_the_others_go_on(run, photos, capsys):
+    (photos / "ant" / "0.png").write_bytes(b"no image")
+    out = run(f"data={photos}", *ZOO, "+zoo.c={model: resnet10t, checkpoint: gone.pt}", *FAST, "data.on_error=skip")
+    printed = capsys.readouterr().out
+    assert "no score c" in printed
+    assert "1 image(s) could not be read" in printed
+    content = json.loads((out / "ranking.json").read_text("utf-8"))
+    assert "gone.pt" in content["failed"]["c"]
+    assert len(content["models"]["a"]["skipped"]) == 1
+    assert "gone.pt" in (out / "report.html").read_text("utf-8")
+
+
+def test_no_model_left_is_one_line(run, photos, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(f"data={photos}", "~zoo", "+zoo.c={model: resnet10t, checkpoint: gone.pt}")
+    assert stop.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "gone.pt" in errors[0]
+
+
+def test_an_ablation_keeps_what_its_good_jobs_found(run, photos, capsys):
+    with pytest.raises(SystemExit) as stop:  # batch_size=0 is the job that fails
+        run(
+            "+experiment=ablation_batch", f"data={photos}", *ZOO, "seeds=1", "tracking=none",
+            "scorer.itm.batch_size=4,0,8", "scorer.itm.iterations=2,4",
+        )  # fmt: skip
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert "2 job(s) failed" in said.err
+    assert "scorer.itm.batch_size=0" in said.err
+    assert "best first" in said.out
+    frame = pd.read_csv(Path("out/ablation_batch.csv"))
+    assert sorted(set(frame["batch_size"])) == [4, 8]
+    assert len(frame) == 8
+    assert Path("out/ablation_batch.png").is_file()
+    assert Path("out/ablation_batch.svg").is_file()

@@ -1,0 +1,77 @@
+"""What a tracked run leaves on disk, and that nobody is asked anything."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+from itm.data import load_images
+from itm.ranking import Entry, Ranking
+from itm.report import Candidate, Report
+from itm.scorers import ITM
+from itm.scorers.base import Score
+from itm.tracking import Wandb
+
+
+@pytest.mark.parametrize(
+    ("key", "variable", "given", "mode"),
+    [
+        (None, None, None, "offline"),
+        ("k", None, None, None),
+        (None, "offline", None, None),
+        (None, None, "online", "online"),
+    ],
+)
+def test_mode_follows_the_setting_the_variable_and_the_login(monkeypatch, key, variable, given, mode):
+    monkeypatch.setattr(wandb, "api", type("Api", (), {"api_key": key})())
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert Wandb(mode=given)._mode() == mode
+
+
+def records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
+    """Records of a W&B file: after 7 bytes, LevelDB's log of 32 KiB blocks with crc, length and type before each part."""
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+@pytest.mark.slow
+def test_an_offline_run_holds_config_curves_table_and_seconds(tmp_path, monkeypatch, image_folder):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    score = Score(0.4, 0.5, {"n": 3, "curve": {5: 0.2, 10: 0.4}, "losses": {5: 1.0, 10: 0.5}})
+    facts = Candidate(1, 32, 8, "gap", "crop", "none", "MIT", None, 1.0, 9.0, False)
+    ranking = Ranking(ITM(), (Entry("a", (score,)),))
+    report = Report(load_images(image_folder), [ranking], {"a": facts}, settings={"seed": 7})
+    Wandb(group="ablation_batch").log(report, tmp_path / "run")
+
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    group, config, history, summary = None, {}, [], {}
+    for record in records(file.read_bytes()):
+        group = record.run.run_group or group
+        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        if record.history.item:
+            history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
+        summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
+    assert group == "ablation_batch"
+    assert config["seed"] == 7
+    curve = [(row["itm/a/iteration"], row["itm/a/heldout"]) for row in history if "itm/a/heldout" in row]
+    assert curve == [(5, 0.2), (10, 0.4)]
+    assert any("ranking" in "".join(row) for row in history)
+    assert summary["itm/a/score"] == 0.4
+    assert summary["itm/seconds"] == 0.5
