@@ -96,7 +96,7 @@ def test_console_shows_names_and_reasons_as_they_are(report):
     assert "no score z (itm): not finite" in text
     assert "no score scorer leep: a: no source logits" in text
     assert "1 image(s) could not be read" in text
-    assert "Agreement" in text
+    assert "tau with itm" in text
 
 
 @pytest.mark.parametrize("count", [1, 12])
