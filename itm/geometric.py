@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 
 _BLOCK = 4  # powers that share one product of Horner's rule
 _MAX_DEGREE = 40
-_LIMIT = 16.0  # largest m·λ of the polynomial: beyond it one doubling is cheaper than the degrees that it saves
+_LIMIT = 16.0  # largest n·λ of a polynomial alone: beyond it doubling is cheaper
+_START = 0.5  # largest m·λ where doubling starts: its first power I − KS is then as exact as squaring
 
 
 def geometric_sum(k: Tensor, n: int) -> Tensor:
@@ -114,8 +115,9 @@ class _Doubling:
         squared = k @ k
         bound = math.sqrt(float(squared.norm()))  # λ_max <= ‖K²‖_F^½ <= λ_max·p^¼
         levels = 0
-        while n >> levels > 1 and not (n >> levels) * bound <= _LIMIT:
-            levels += 1
+        if not n * bound <= _LIMIT:  # also where the bound is not a number
+            while n >> levels > 1 and not (n >> levels) * bound <= _START:
+                levels += 1
         self.k, self.series = k, _Polynomial(k, squared, n >> levels, bound)
         self.chain: list[tuple[Tensor, Tensor, Tensor | None]] = []
         s = self.value = self.series.value
@@ -126,11 +128,11 @@ class _Doubling:
         p = torch.addmm(eye, k, s, alpha=-1)
         for level in reversed(range(levels)):
             odd, last = n >> level & 1, level == 0
-            squared = p if last else p @ p
-            self.chain.append((p, s, squared if odd else None))
+            p_squared = p if last else p @ p
+            self.chain.append((p, s, p_squared if odd else None))
             s = torch.addmm(s, p, s + p if odd else s)
             if not last:
-                p = squared @ self.a if odd else squared
+                p = p_squared @ self.a if odd else p_squared
         self.value = s
 
     def derivative(self, x: Tensor) -> Tensor:
@@ -144,14 +146,14 @@ class _Doubling:
         if not self.chain:
             return ds
         dp = torch.addmm(x @ self.series.value, self.k, ds).neg_()
-        for level, (p, s, squared) in enumerate(self.chain, start=1):
-            odd = squared is not None
+        for level, (p, s, p_squared) in enumerate(self.chain, start=1):
+            odd = p_squared is not None
             ds = torch.addmm(ds, p, ds + dp if odd else ds).addmm_(dp, s + p if odd else s)
             if level < len(self.chain):
                 half = p @ dp
                 dp = half + half.T
-                if odd:
-                    dp = torch.addmm(dp @ self.a, squared, x, alpha=-1)
+                if p_squared is not None:
+                    dp = torch.addmm(dp @ self.a, p_squared, x, alpha=-1)
         return ds
 
 
@@ -173,7 +175,7 @@ class _Polynomial:
         torch.sub(self.scale * k, y[0], out=y[1])
         torch.add(self.scale**2 * squared, y[1], alpha=-2, out=y[2]).sub_(y[0])
         torch.mm(y[1], y[2], out=y[3])
-        blocks = (self.rows @ y[:_BLOCK].flatten(1)).unflatten(1, k.shape)
+        blocks = (self.rows @ y[:_BLOCK].flatten(1)).view(-1, *k.shape)
         self.partial = [blocks[-1]]
         if len(blocks) > 1:
             torch.mm(y[2], y[2], out=y[4])
@@ -189,8 +191,8 @@ class _Polynomial:
         half = y[1] @ dy[0]
         torch.add(half, half.T, out=dy[1])
         torch.mm(y[1], dy[1], out=dy[2]).addmm_(dy[0], y[2])
-        blocks = (self.rows[:, 1:] @ dy[: _BLOCK - 1].flatten(1)).unflatten(1, x.shape)
-        ds = blocks[-1]
+        blocks = (self.rows[:, 1:] @ dy[: _BLOCK - 1].flatten(1)).view(-1, *x.shape)
+        ds: Tensor = blocks[-1]
         if len(blocks) > 1:
             half = y[2] @ dy[1]
             torch.add(half, half.T, out=dy[3])
@@ -209,7 +211,7 @@ def _coefficients(m: int, bound: float, eps: float) -> list[list[float]]:
     if m <= 1:
         return [[float(m), 0.0, 0.0, 0.0]]
 
-    def mean_power(y: np.ndarray) -> np.ndarray:
+    def mean_power(y: Any) -> Any:
         x = bound * (1 + y) / 2
         small = np.minimum(x, 0.5)  # 1 − (1 − x)ᵐ cancels there
         return np.where(x < 0.5, -np.expm1(m * np.log1p(-small)), 1 - (1 - x) ** m) / (m * x)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from itm.dva import adaptive_steps, class_distance, evolve, evolve_unrolled, largest_eigenvalue, pseudo_centers
 from itm.errors import FeatureError, SettingError
+from itm.geometric import _Doubling, closed_form, geometric_sum
 
 SHAPES = [(40, 12), (12, 40), (1, 5)]  # B > p, B < p, one row
 
@@ -26,8 +27,8 @@ def gradients(function, w_z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Value of ``function(E W_z)`` and the gradient that a fixed random weighting of it sends to ``W_z``."""
     w_z = w_z.clone().requires_grad_()
     value = function(e @ w_z)
-    weights = torch.randn(value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(9))
-    (value * weights).sum().backward()
+    weights = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    (value * weights.to(value)).sum().backward()
     return value.detach(), w_z.grad
 
 
@@ -54,6 +55,64 @@ def test_closed_form_equals_explicit_steps_in_value_and_gradient(batch, p, steps
         value, gradient = gradients(function, w_z, e)
         torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-8)
+
+
+def conditioned(batch: int, p: int, largest: float) -> tuple[Tensor, Tensor]:
+    """Embeddings and targets whose ``K`` at ``eta=1`` has ``largest`` as its largest eigenvalue and many near zero."""
+    generator = torch.Generator().manual_seed(5)
+    theta = torch.randn(batch, p, dtype=torch.float64, generator=generator) * torch.logspace(0, -4, p)
+    theta = theta * (largest / largest_eigenvalue(theta)) ** 0.5
+    return theta, torch.randn(batch, p, dtype=torch.float64, generator=generator)
+
+
+def explicit_mse(theta: Tensor, target: Tensor, steps: int) -> Tensor:
+    evolved = theta
+    for _ in range(steps):
+        evolved = evolved - theta @ (theta.T @ (evolved - target)) / len(theta)
+    return evolved
+
+
+# n, the largest eigenvalue of K, and the doublings that follow the polynomial
+PATHS = [(0, 0.5, 0), (1, 0.5, 0), (5, 0.0, 0), (354, 0.002, 0), (354, 0.02, 0), (354, 0.06, 6), (355, 0.06, 6)]
+PATHS += [(33, 0.6, 5), (354, 0.4, 8), (354, 1.95, 8), (511, 1.95, 8)]
+
+
+@pytest.mark.parametrize(("batch", "p"), [(60, 20), (20, 60)])
+@pytest.mark.parametrize(("steps", "largest", "doublings"), PATHS)
+def test_every_path_of_the_geometric_sum_is_exact(batch, p, steps, largest, doublings):
+    theta, target = conditioned(batch, p, largest)
+    identity = torch.eye(p, dtype=torch.float64)
+    k = (theta.T @ theta if p <= batch else theta @ theta.T) / batch
+    assert len(_Doubling(k, steps).chain) == doublings
+    expected = gradients(lambda t: explicit_mse(t, target, steps), identity, theta)
+    exact = gradients(lambda t: closed_form(t, target, 1.0, steps), identity, theta)
+    single = gradients(lambda t: closed_form(t, target.float(), 1.0, steps), identity.float(), theta.float())
+    for a, b, c in zip(exact, expected, single, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+        # rounding adds up over the steps, most at the edge of the stable range
+        atol = (1e-4 if largest < 1 else 5e-4) * float(b.abs().max())
+        torch.testing.assert_close(c.double(), b, rtol=0, atol=atol)
+
+
+def test_full_doubling_is_exact_and_passes_on_what_is_not_finite():
+    k = torch.diag(torch.tensor([2.0, 1.0, 0.3, 1e-9, 0.0], dtype=torch.float64)).mul(20)
+    assert len(_Doubling(k, 13).chain) == 3  # from one term on
+    eigenvalues = k.diagonal()
+    expected = sum((1 - eigenvalues) ** i for i in range(13))
+    torch.testing.assert_close(geometric_sum(k, 13).diagonal(), expected, rtol=1e-10, atol=1e-10)
+    assert geometric_sum(k * math.nan, 13).isnan().all()
+
+
+def test_gradient_reaches_only_what_asks_for_it():
+    theta, target = conditioned(30, 10, 0.01)
+    both = [theta.clone().requires_grad_(), target.clone().requires_grad_()]
+    closed_form(*both, 1.0, 100).sum().backward()
+    for i in range(2):
+        alone = [theta.clone(), target.clone()]
+        alone[i].requires_grad_()
+        closed_form(*alone, 1.0, 100).sum().backward()
+        assert torch.equal(alone[i].grad, both[i].grad)
+        assert alone[1 - i].grad is None
 
 
 @pytest.mark.parametrize(("batch", "p"), [(8, 5), (5, 8)])

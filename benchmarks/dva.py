@@ -1,0 +1,111 @@
+"""ITM's own time: plain training of the same two layers, the functional simulation, through Lightning, and unrolled.
+
+    python benchmarks/dva.py [--threads 2] [--repeats 5]
+
+Every row trains on the same batches of the same features; repeats are interleaved and the medians compared, so that
+the ratios hold on a busy machine. The unrolled row takes fewer iterations and is scaled up.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itm.batches import OrderedBatches, RandomBatches
+from itm.dva import adaptive_steps, class_distance, evolve, evolve_unrolled, pseudo_centers
+from itm.estimator import ITMModule, fit
+from itm.scaling import scale_features
+
+
+def features(n: int, d: int, c: int) -> tuple[Tensor, Tensor]:
+    """Overlapping classes with a decaying spectrum, scaled as ITM scales them."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % c
+    spectrum = (1.0 + torch.arange(d)) ** -0.4
+    x = (torch.randn(c, d, generator=generator)[y] * 0.5 + torch.randn(n, d, generator=generator)) * spectrum
+    return scale_features(x, torch.arange(n)), y
+
+
+def loop(x: Tensor, y: Tensor, iterations: int, fused: bool, step: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """A plain PyTorch loop over two linear layers; ``step`` maps the first layer's output to the head's input."""
+
+    def run() -> None:
+        torch.manual_seed(0)
+        c = int(y.max()) + 1
+        first, head = nn.Linear(x.shape[1], c, bias=False), nn.Linear(c, c)
+        optimizer = torch.optim.AdamW([*first.parameters(), *head.parameters()], lr=5e-3, fused=fused or None)
+        batches = iter(RandomBatches(x, y, 256, torch.Generator().manual_seed(0)))
+        for _ in range(iterations):
+            xb, yb = next(batches)
+            loss = F.cross_entropy(head(step(first(xb), yb)), yb)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def through_lightning(x: Tensor, y: Tensor, iterations: int, n: int) -> Callable:
+    """The estimator as scores use it, without its evaluations: those are no part of the loops beside it."""
+
+    def run() -> None:
+        c = int(y.max()) + 1
+        module = ITMModule(x.shape[1], pseudo_centers(c, c).float(), steps=n)
+        held = OrderedBatches(x[:256], y[:256], 256)
+        batches = RandomBatches(x, y, 256, torch.Generator().manual_seed(0))
+        fit(module, batches, held, iterations=iterations, evaluate_every=iterations)
+
+    return run
+
+
+def main() -> None:
+    """Time every row and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shape", type=int, nargs=3, default=(10_000, 1024, 100), metavar=("N", "D", "C"))
+    parser.add_argument("--iterations", type=int, default=500)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    x, y = features(*args.shape)
+    n = adaptive_steps(class_distance(x, y))
+    centers = pseudo_centers(args.shape[2], args.shape[2]).float() * float(x.std()) + float(x.mean())
+    few = max(1, args.iterations // 25)
+    inner = {"eta": 0.01, "steps": n}
+    runs = {
+        "plain loop": (loop(x, y, args.iterations, True, lambda t, _: t), 1),
+        "plain loop, AdamW not fused": (loop(x, y, args.iterations, False, lambda t, _: t), 1),
+        "DVA, functional": (loop(x, y, args.iterations, True, lambda t, b: evolve(t, b, centers, **inner)), 1),
+        "DVA, through Lightning": (through_lightning(x, y, args.iterations, n), 1),
+        "Algorithm 1, unrolled": (loop(x, y, few, True, lambda t, b: evolve_unrolled(t, b, centers, **inner)), 25),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(args.repeats + 1):
+        for name, (run, scale) in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat:  # the first round warms up
+                seconds[name].append((time.perf_counter() - start) * scale)
+    table = Table(
+        title=f"N, D, C = {tuple(args.shape)}, {args.iterations} iterations, n = {n}, {args.threads} thread(s)"
+    )
+    for header in ("", "seconds (median)", "of the plain loop"):
+        table.add_column(header, justify="left" if not header else "right")
+    plain = statistics.median(seconds["plain loop"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        table.add_row(name, f"{median:.2f}", f"{median / plain:.2f}")
+    Console().print(table)
+    print(f"Peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
