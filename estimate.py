@@ -6,9 +6,7 @@ python estimate.py +experiment=ablation_batch       an ablation
 """
 
 import json
-import logging
 import sys
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,17 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from itm import cli
-from itm.backbones import load_backbone
-from itm.data import ImageSet, load_images
-from itm.errors import DataError, FeatureError, ItmError, SettingError, StoreError
-from itm.extract import OnError, Precision, extract
-from itm.features import Features
+from itm.errors import SettingError
+from itm.extract import OnError, Precision
 from itm.ranking import rank_all
-from itm.report import Candidate, Report
-from itm.store import FeatureStore
+from itm.report import Report
+from itm.zoo import features_of_zoo
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-log = logging.getLogger("itm")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="estimate")
@@ -54,7 +48,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     written = report.write(output)
     report.show(Console(width=None if sys.stdout.isatty() else 110))
     print(f"Report: {written[-1]}")
-    if cfg.tracking:
+    if "_target_" in cfg.tracking:  # an experiment adds its group to `tracking=none`, too
         print(f"W&B run: {instantiate(cfg.tracking).log(report, output)}")
 
 
@@ -70,41 +64,6 @@ def check(cfg: DictConfig) -> None:
     for group, example in (("zoo", "zoo=demo"), ("scorer", "scorer=[itm]")):
         if not cfg.get(group):
             raise SettingError(f"{group}: nothing is chosen; set for example {example}.")
-
-
-@lru_cache(maxsize=1)  # the jobs of a multirun share one extraction
-def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[str, Candidate], dict[str, str]]:
-    """Features of every model of the zoo; a model that fails is named with its reason, and the others go on."""
-    cfg = json.loads(settings)
-    data, trainer = cfg["data"], cfg["trainer"]
-    images = load_images(str(data["name"]), root=data["root"], seed=cfg["seed"], limit=data["limit"])
-    store = FeatureStore(str(cfg["store"]))
-    pool, candidates, failed = {}, {}, {}
-    for name, spec in cfg["zoo"].items():
-        try:
-            backbone = load_backbone(name, **(spec or {}))
-            log.info("%s: %s", name, backbone.transform_text)
-            extraction = extract(
-                backbone,
-                images,
-                store,
-                device=trainer["accelerator"],
-                on_error=data["on_error"],
-                **{key: trainer[key] for key in ("batch_size", "workers", "precision")},
-            )
-        except (DataError, StoreError):
-            raise  # every other model would stumble on the same image or disk
-        except (ItmError, RuntimeError) as error:  # bad weights, or a forward pass that fails
-            log.error("%s: %s", name, error)
-            failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
-            continue
-        pool[name] = extraction.features
-        candidates[name] = Candidate.of(backbone, extraction)
-    if not pool:
-        raise FeatureError(
-            f"zoo: none of {len(failed)} models gave features. " + " ".join(dict.fromkeys(failed.values()))
-        )
-    return images, pool, candidates, failed
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Collect(Callback):
         png, _ = save(sweep_lines(frame, self.x, self.line, self.values), folder / self.name)
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {png}")
-        if config.tracking:
+        if "_target_" in config.tracking:
             settings = {"collects": self.name, "data": OmegaConf.to_container(config.data)}
             instantiate(config.tracking).log_table(self.name, frame, png, folder, settings)
 

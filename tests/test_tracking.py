@@ -36,7 +36,7 @@ def test_mode_follows_the_setting_the_variable_and_the_login(monkeypatch, key, v
 
 
 def records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
-    """Records of a W&B file: after 7 bytes, LevelDB's log of 32 KiB blocks with crc, length and type before each part."""
+    """Records of a W&B file: 7 bytes, then LevelDB's log of 32 KiB blocks; crc, length and type precede each part."""
     place, parts = 7, b""
     while place + 7 <= len(content):
         left = 32768 - place % 32768
