@@ -45,7 +45,8 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
             raise
         if known is None and isinstance(error, HydraException):
             known = explain(error, config_dir, config_name, sys.argv[1:])
-        _stop(known)
+        if known is not None:
+            _stop(known)
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command continues from there.", file=sys.stderr)
         sys.exit(130)

@@ -25,65 +25,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from itm import figures
-from itm.backbones import Backbone
 from itm.data import ImageSet
 from itm.errors import DataError
-from itm.extract import Extraction
 from itm.metrics import kendall_tau
 from itm.ranking import Ranking
+from itm.zoo import Candidate
 
 PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning", "scikit-learn", "numpy", "pillow")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a report says of one model beside its score.
-
-    Args:
-        parameters: Number of parameters without the source head.
-        input_size: Side of the network's input, pixels.
-        dim: Width of its features.
-        pooling: How patches or positions become one feature.
-        transform: The transform in words.
-        pretraining: What it was trained on before.
-        license: Licence of its weights.
-        source_accuracy: ImageNet top-1, percent, where known.
-        seconds: Seconds of extraction, of the original one where the features were stored.
-        images_per_second: Speed of that extraction.
-        cached: Whether the features came from the store.
-        skipped: Images that could not be read, with the reason.
-    """
-
-    parameters: int
-    input_size: int
-    dim: int
-    pooling: str
-    transform: str
-    pretraining: str
-    license: str
-    source_accuracy: float | None
-    seconds: float
-    images_per_second: float
-    cached: bool
-    skipped: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, backbone: Backbone, extraction: Extraction) -> Candidate:
-        """The facts of a backbone and of the extraction through it."""
-        return cls(
-            parameters=backbone.num_parameters,
-            input_size=backbone.input_size,
-            dim=backbone.dim,
-            pooling=backbone.pooling,
-            transform=backbone.transform_text,
-            pretraining=backbone.pretraining,
-            license=backbone.license,
-            source_accuracy=backbone.source_accuracy,
-            seconds=extraction.seconds,
-            images_per_second=extraction.images_per_second,
-            cached=extraction.cached,
-            skipped=extraction.skipped,
-        )
 
 
 @dataclass(frozen=True)

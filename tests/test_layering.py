@@ -14,7 +14,7 @@ ROWS = [
     {"cli", "sweep", "tracking"},
     {"report"},
     {"figures"},
-    {"ranking"},
+    {"ranking", "zoo"},
     {"extract", "scorers"},
     {"decoding"},
     {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},
@@ -91,4 +91,4 @@ def test_the_check_sees_an_upward_import(tmp_path):
 
 @pytest.mark.parametrize("script", ["estimate.py"])
 def test_entry_scripts_are_thin(script):
-    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 90
+    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 80
