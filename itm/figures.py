@@ -34,7 +34,7 @@ def score_bars(ranking: Ranking) -> Figure:
     """Scores of one ranking as bars, best on top, with the standard deviation over seeds as whiskers."""
     entries = ranking.entries[::-1]
     figure, (axes,) = _panels(1, 6.4, 0.9 + 0.34 * len(entries))
-    spread = [entry.std or 0.0 for entry in entries]
+    spread = [entry.std or 0.0 for entry in entries] if any(entry.std for entry in entries) else None
     axes.barh([entry.model for entry in entries], [entry.score for entry in entries], xerr=spread, capsize=3)
     axes.grid(visible=False, axis="y")
     seeds = max(len(entry.runs) for entry in entries)
@@ -84,12 +84,13 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
         if numeric and frame[x].min() > 0 and frame[x].max() / frame[x].min() >= 50:
             axes.set_xscale("log")
             axes.set_xticks(sorted(frame[x].unique()), [f"{tick:g}" for tick in sorted(frame[x].unique())])
+            axes.tick_params(axis="x", labelsize=8)  # powers of four up to 4096 stand side by side
             axes.minorticks_off()
         if value == "seconds":
             axes.set_yscale("log")
         axes.set_xlabel(x)
         axes.set_ylabel(value)
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7)
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=4)
     return figure
 
 
