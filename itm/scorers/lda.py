@@ -56,7 +56,7 @@ class Scatter:
         counts = torch.bincount(y, minlength=num_classes).double()
         sums = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x)
         means = sums / counts.clamp_min(1.0)[:, None]
-        gram = x.T @ x if gram is None else gram
+        gram = _gram(x) if gram is None else gram
         return cls(counts, means, (gram - means.T @ sums) / len(x), dim)
 
     def ledoit_wolf(self, x: Tensor, y: Tensor) -> float:
@@ -69,7 +69,8 @@ class Scatter:
         Returns:
             Between :data:`LEAST_SHRINKAGE` and 1 (Ledoit and Wolf, 2004).
         """
-        norms = x.square().sum(1) - 2 * (x * self.means[y]).sum(1) + self.means.square().sum(1)[y]
+        onto_means = (x @ self.means.T).gather(1, y[:, None]).flatten()
+        norms = torch.linalg.vector_norm(x, dim=1).square() - 2 * onto_means + self.means.square().sum(1)[y]
         frobenius = float(self.within.square().sum())
         spread = frobenius - float(self.within.trace()) ** 2 / self.dim
         noise = (float(norms.square().mean()) - frobenius) / len(x)
@@ -98,6 +99,11 @@ class Scatter:
         mean = self.counts @ self.means / self.counts.sum()
         between = (self.counts @ (self.means - mean).square().sum(1)) / self.counts.sum()
         return self._level() + float(between) / self.dim
+
+
+def _gram(x: Tensor) -> Tensor:
+    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
+    return torch.from_numpy(rows.T @ rows)
 
 
 def _solve(covariance: Tensor, right: Tensor) -> Tensor:
@@ -142,11 +148,11 @@ def cross_validation(samples: Samples, x: Tensor, folds: int = 5, seed: int = 0)
         Each fold in turn.
     """
     y, dim = samples.y.cpu(), samples.x.shape[1]
-    gram = moments(samples).gram if dim <= len(x) else x.T @ x
+    gram = moments(samples).gram if dim <= len(x) else _gram(x)
     fold = assign_folds(samples, folds, seed)
     for number in range(int(fold.max()) + 1):
         train, held = torch.nonzero(fold != number).flatten(), torch.nonzero(fold == number).flatten()
-        kept = gram - x[held].T @ x[held]
+        kept = gram - _gram(x[held])
         yield Fold(train, held, Scatter.of(x[train], y[train], samples.num_classes, dim, kept))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from itm.scorers.base import Samples
 from itm.scorers.folds import derive
 from itm.scorers.lda import LEAST_SHRINKAGE, Scatter, mean_true_probability, out_of_fold_posterior
-from itm.scorers.moments import moments
+from itm.scorers.moments import Moments, moments
 from itm.scorers.relative import RelativeScorer
 
 _COMPONENTS = 64
@@ -56,12 +56,12 @@ class NCTI(RelativeScorer):
 
     def parts(self, samples: Samples) -> dict[str, float]:
         """Compute ``seli`` (at least 0), ``ncc`` (between 0 and 1) and ``vc`` (any real number)."""
-        x, y = moments(samples).principal(_COMPONENTS), samples.y.cpu()
+        y = samples.y.cpu()
+        reduced = derive(samples, moments(samples).principal(_COMPONENTS))
         if self.reference:
-            embedding, posterior = _published(x, y)
+            embedding, posterior = _published(moments(reduced))
         else:
-            reduced = derive(samples, x)
-            embedding = _embedding(reduced)
+            embedding = _default_embedding(moments(reduced))
             posterior = out_of_fold_posterior(reduced, self.folds, self.seed)
         variability = sum(_nuclear_norm(posterior[y == c]) for c in range(samples.num_classes))
         return {
@@ -71,29 +71,35 @@ class NCTI(RelativeScorer):
         }
 
 
-def _published(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _published(m: Moments) -> tuple[Tensor, Tensor]:
     """Embedding and posterior of the rows the analysis was fitted to, with the published switch of solvers."""
-    variances = x.var(0)
-    shrinkage = max(math.exp(-float(variances[: _COMPONENTS // 2].sum())), LEAST_SHRINKAGE)
+    leading = m.variance[: _COMPONENTS // 2].sum() * m.n / (m.n - 1)
+    shrinkage = max(math.exp(-float(leading)), LEAST_SHRINKAGE)
     if shrinkage == LEAST_SHRINKAGE:
-        lda = LinearDiscriminantAnalysis(solver="svd")
-    else:
-        lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage)
-    rows, classes = x.numpy(), y.numpy()
-    lda.fit(rows, classes)
-    embedding = torch.from_numpy(np.ascontiguousarray(lda.transform(rows)))
-    return embedding - embedding.mean(0), torch.from_numpy(lda.predict_proba(rows))
-
-
-def _embedding(samples: Samples) -> Tensor:
-    """Centred rows on the discriminant directions, in units of the shrunken deviation within classes, ``[N, <C]``."""
-    m = moments(samples)
+        rows, classes = m.x.numpy(), m.y.numpy()
+        lda = LinearDiscriminantAnalysis(solver="svd").fit(rows, classes)
+        embedding = torch.from_numpy(np.ascontiguousarray(lda.transform(rows)))
+        return embedding - embedding.mean(0), torch.from_numpy(lda.predict_proba(rows))
     scatter = Scatter(m.counts, m.class_offsets, m.within, m.d)
-    values, vectors = torch.linalg.eigh(scatter.covariance(scatter.ledoit_wolf(m.centered, m.y)))
+    # The published solver shrinks the total covariance as well, so what is left between classes has a sphere in it.
+    between = m.gram / m.n - m.within
+    sphere = shrinkage * between.trace() / m.d * torch.eye(m.d, dtype=between.dtype)
+    embedding = _embed(m, scatter.covariance(shrinkage), (1 - shrinkage) * between + sphere)
+    return embedding, scatter.fit(shrinkage).posterior(m.centered)
+
+
+def _default_embedding(m: Moments) -> Tensor:
+    scatter = Scatter(m.counts, m.class_offsets, m.within, m.d)
+    covariance = scatter.covariance(scatter.ledoit_wolf(m.centered, m.y))
+    return _embed(m, covariance, m.class_offsets.T @ (m.counts[:, None] * m.class_offsets))
+
+
+def _embed(m: Moments, within: Tensor, between: Tensor) -> Tensor:
+    """Centred rows on the ``C - 1`` directions of most scatter between classes, in units of the scatter within."""
+    values, vectors = torch.linalg.eigh(within)
     whiten = vectors / values.clamp_min(LEAST_SHRINKAGE * float(values.mean())).sqrt()
-    between = m.counts.sqrt()[:, None] * m.class_offsets @ whiten
-    directions = torch.linalg.svd(between, full_matrices=False)[2][: m.c - 1]
-    embedding: Tensor = m.centered @ whiten @ directions.T
+    directions = torch.linalg.eigh(whiten.T @ between @ whiten).eigenvectors[:, 1 - m.c :]
+    embedding: Tensor = m.centered @ (whiten @ directions)
     return embedding
 
 
