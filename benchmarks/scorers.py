@@ -2,7 +2,8 @@
 
 Each measurement runs in a process of its own, after a warm-up on a few rows, so that neither the loading of libraries
 nor another scorer's memory counts. CPU seconds stand as they are and as multiples of one float64 product of the
-features with themselves, by which any other machine can be compared. The authors' seconds were taken on the same data
+features with themselves, by which any other machine can be compared; what takes less than 3 seconds is run three times
+and the shortest counts, since other processes can only make it longer. The authors' seconds were taken on the same data
 with their published code, which "as published" reproduces; "default" is what a user gets.
 
     OMP_NUM_THREADS=1 python benchmarks/scorers.py             # prints the table; about 10 minutes
@@ -122,7 +123,6 @@ def table(names: list[str], folder: Path) -> None:
     features = large()
     for part in ("x", "y", "logits"):
         np.save(folder / f"{part}.npy", getattr(features, part).numpy())
-    # The shortest of several: another process can only make it longer.
     product = min(in_own_process(folder, PRODUCT)["seconds"] for _ in range(5))
     alone = in_own_process(folder, ALONE)["gib"]
     print(f"One product X'X: {product:.2f} s. Libraries and features alone: {alone:.2f} GiB.\n")
@@ -131,9 +131,16 @@ def table(names: list[str], folder: Path) -> None:
     for name in names:
         cells = [name, f"{AUTHORS[name]:g}" if name in AUTHORS else ""]
         switch = name == ALL or has_reference(name)
-        for run in (in_own_process(folder, name, True) if switch else None, in_own_process(folder, name)):
+        for run in (_shortest(folder, name, True) if switch else None, _shortest(folder, name)):
             cells += _cells(run, product)
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _shortest(folder: Path, task: str, reference: bool = False) -> dict[str, float]:
+    runs = [in_own_process(folder, task, reference)]
+    while runs[0]["seconds"] < 3 and len(runs) < 3:
+        runs.append(in_own_process(folder, task, reference))
+    return min(runs, key=lambda run: run["seconds"])
 
 
 def _cells(run: dict[str, float] | None, product: float) -> list[str]:
