@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from itm.backbones import Backbone, load_backbone
@@ -87,7 +88,8 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
     """
     cfg = json.loads(settings)
     data = cfg["data"]
-    images = load_images(str(data["name"]), root=data["root"], seed=cfg["seed"], limit=data["limit"])
+    root = None if data["root"] is None else Path(str(data["root"]))
+    images = load_images(str(data["name"]), root=root, seed=cfg["seed"], limit=data["limit"])
     pool, candidates, failed = {}, {}, {}
     for name, spec in cfg["zoo"].items():
         try:
