@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -52,3 +53,25 @@ class OrderedBatches:
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Mini-batches in rounds: one item is an iterator over the next ``size`` of them, the last may be shorter.
+
+    Args:
+        batches: Where they come from, endless.
+        total: Number of mini-batches of all rounds.
+        size: Mini-batches of a round.
+    """
+
+    batches: Iterable[Batch]
+    total: int
+    size: int
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        source = iter(self.batches)
+        return (islice(source, min(self.size, self.total - start)) for start in range(0, self.total, self.size))
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)

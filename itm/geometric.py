@@ -57,10 +57,10 @@ def closed_form(theta: Tensor, target: Tensor, eta: float, n: int) -> Tensor:
 
 
 class _ClosedForm(torch.autograd.Function):
-    """``E = Θ − Θ·V`` with ``V = S_n(K)·T``, ``K = r·ΘᵀΘ`` and ``T = r·ΘᵀR``, ``R = Θ − Ê``, all p x p.
+    """``E = Θ·W`` with ``W = I − S_n(K)·T``, ``K = r·ΘᵀΘ`` and ``T = r·ΘᵀR``, ``R = Θ − Ê``, all p x p.
 
     Backward, with a bar for a gradient: ``V̄ = −ΘᵀḠ``, ``T̄ = S·V̄``, ``S̄ = V̄·Tᵀ``, ``K̄`` the derivative of ``S_n`` in
-    the direction of ``S̄``; then ``R̄ = r·Θ·T̄`` and ``Θ̄ = Ḡ − Ḡ·Vᵀ + r·(R·T̄ᵀ + 2·Θ·K̄) + R̄``, and ``Ê`` gets ``−R̄``.
+    the direction of ``S̄``; then ``R̄ = r·Θ·T̄`` and ``Θ̄ = Ḡ·Wᵀ + r·(R·T̄ᵀ + 2·Θ·K̄) + R̄``, and ``Ê`` gets ``−R̄``.
     """
 
     @staticmethod
@@ -68,10 +68,10 @@ class _ClosedForm(torch.autograd.Function):
         residual = theta - target
         sums = _Doubling((theta.T @ theta).mul_(rate), n)
         t = (theta.T @ residual).mul_(rate)
-        v = sums.value @ t
+        w = torch.addmm(torch.eye(len(t), dtype=t.dtype, device=t.device), sums.value, t, alpha=-1)
         ctx.save_for_backward(theta, residual)
-        ctx.sums, ctx.t, ctx.v, ctx.rate = sums, t, v, rate
-        return torch.addmm(theta, theta, v, alpha=-1)
+        ctx.sums, ctx.t, ctx.w, ctx.rate = sums, t, w, rate
+        return theta @ w
 
     @staticmethod
     @once_differentiable
@@ -83,8 +83,7 @@ class _ClosedForm(torch.autograd.Function):
         to_theta = to_target = None
         if ctx.needs_input_grad[0]:
             k_bar = ctx.sums.derivative(v_bar @ ctx.t.T)
-            to_theta = torch.addmm(grad, grad, ctx.v.T, alpha=-1)
-            to_theta.addmm_(residual, t_bar.T).addmm_(theta, k_bar.mul_(2 * ctx.rate).add_(t_bar))
+            to_theta = (grad @ ctx.w.T).addmm_(residual, t_bar.T).addmm_(theta, k_bar.mul_(2 * ctx.rate).add_(t_bar))
         if ctx.needs_input_grad[1]:
             to_target = (theta @ t_bar).neg_()
         return to_theta, to_target, None, None
