@@ -19,6 +19,7 @@ from rich.console import Console
 from itm import cli
 from itm.errors import SettingError
 from itm.extract import OnError, Precision
+from itm.forked import processes
 from itm.ranking import rank_all
 from itm.report import Report
 from itm.zoo import features_of_zoo
@@ -42,7 +43,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
 
     extraction = {key: settings[key] for key in ("data", "zoo", "trainer", "store", "seed")}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
-    rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds)
+    rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
     report = Report(images, rankings, candidates, failed, left_out, settings)
 
     written = report.write(output)
@@ -57,6 +58,7 @@ def check(cfg: DictConfig) -> None:
     cli.check_whole(cfg, "seed", least=0)
     cli.check_whole(cfg, "seeds", "trainer.batch_size", least=1)
     cli.check_whole(cfg, "trainer.workers", least=0, null=True)
+    cli.check_whole(cfg, "jobs", least=1, null=True)
     cli.check_whole(cfg, "data.limit", least=2, null=True)
     cli.check_word(cfg, "data.on_error", get_args(OnError))
     cli.check_word(cfg, "trainer.precision", get_args(Precision))

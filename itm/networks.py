@@ -161,7 +161,9 @@ class NetworkBuilder:
         if not self.layout.by_order:
             return weights
         classes = len(list(weights.values())[-1])
-        return match_by_order(weights, self._build(classes).state_dict(), f"{setting}={checkpoint}")
+        with torch.device("meta"):  # names and shapes alone
+            expected = self._build(classes).state_dict()
+        return match_by_order(weights, expected, f"{setting}={checkpoint}")
 
     def build(self, weights: Mapping[str, Tensor] | None, pooling: str | None, source: str) -> Network:
         """Build the network and load the weights.

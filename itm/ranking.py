@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import itm.scorers
 from itm.errors import FeatureError, ItmError, SettingError, unknown
 from itm.features import Features
+from itm.forked import each
 from itm.scorers.base import Score, Scorer
 
 _log = logging.getLogger(__name__)
@@ -102,7 +103,12 @@ class Ranking:
 
 
 def rank(
-    pool: Mapping[str, Features], scorer: str | Scorer = "itm", *, seed: int | None = None, seeds: int = 1
+    pool: Mapping[str, Features],
+    scorer: str | Scorer = "itm",
+    *,
+    seed: int | None = None,
+    seeds: int = 1,
+    jobs: int = 1,
 ) -> Ranking:
     """Rank the models of a pool by a score.
 
@@ -113,26 +119,25 @@ def rank(
         scorer: A scorer, or the name of one with its default settings.
         seed: First seed of a scorer with randomness; its own where not given.
         seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
+        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.forked.each`. Scorers without
+            randomness are quick, and share what they compute of one model: they stay in this process.
 
     Returns:
         The ranking.
 
     Raises:
-        SettingError: If the pool is empty, the scorer is not known, or ``seeds`` is below 1.
+        SettingError: If the pool is empty, the scorer is not known, or ``seeds`` or ``jobs`` is below 1.
         FeatureError: If the models do not share one set of classes, or none of them could be scored.
     """
     if not pool:
         raise SettingError("rank: the pool holds no model; give features by model name.")
-    if seeds < 1:
-        raise SettingError(f"seeds={seeds}: expected a number of at least 1.")
+    for setting, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise SettingError(f"{setting}={value}: expected a number of at least 1.")
     _check_labels(pool)
     chosen = by_name(scorer) if isinstance(scorer, str) else scorer
-    runs: dict[str, list[Score]] = {}
-    failed: dict[str, str] = {}
-    for variant in _seeded(chosen, seed, seeds):
-        for model, score in _evaluate(variant, pool, failed).items():
-            runs.setdefault(model, []).append(score)
-    entries = [Entry(model, tuple(runs[model])) for model in pool if model in runs and model not in failed]
+    runs, failed = _run(_seeded(chosen, seed, seeds), pool, jobs if hasattr(chosen, "seed") else 1)
+    entries = [Entry(model, tuple(scores)) for model, scores in runs.items() if model not in failed]
     if not entries:
         first = next(iter(failed))
         others = f" ({len(failed) - 1} more models likewise)" if len(failed) > 1 else ""
@@ -141,7 +146,7 @@ def rank(
 
 
 def rank_all(
-    pool: Mapping[str, Features], scorers: Iterable[Scorer], *, seed: int | None = None, seeds: int = 1
+    pool: Mapping[str, Features], scorers: Iterable[Scorer], *, seed: int | None = None, seeds: int = 1, jobs: int = 1
 ) -> tuple[list[Ranking], dict[str, str]]:
     """Rank the pool by several scorers; one that can score no model is left out and named with its reason.
 
@@ -150,6 +155,7 @@ def rank_all(
         scorers: The scorers, in the order of the result.
         seed: As in :func:`rank`.
         seeds: As in :func:`rank`.
+        jobs: As in :func:`rank`.
 
     Returns:
         The rankings, and the reason of each scorer that was left out by its name.
@@ -161,7 +167,7 @@ def rank_all(
     for scorer in scorers:
         _log.info("Scoring %d models with %s", len(pool), scorer.name)
         try:
-            rankings.append(rank(pool, scorer, seed=seed, seeds=seeds))
+            rankings.append(rank(pool, scorer, seed=seed, seeds=seeds, jobs=jobs))
         except FeatureError as error:
             left_out[scorer.name] = str(error)
     if not rankings:
@@ -200,19 +206,40 @@ def _check_labels(pool: Mapping[str, Features]) -> None:
             raise FeatureError(f"{model} and {first} have different classes; compare models on one dataset only.")
 
 
-def _evaluate(scorer: Scorer, pool: Mapping[str, Features], failed: dict[str, str]) -> dict[str, Score]:
-    """Scores of the models that can be scored; the others are added to ``failed``."""
-    scores: dict[str, Score] = {}
-    sound = {}
+def _run(
+    variants: Sequence[Scorer], pool: Mapping[str, Features], jobs: int
+) -> tuple[dict[str, list[Score]], dict[str, str]]:
+    """Every model's scores by seed, and the reasons of those that cannot be scored."""
+    tasks = [(variant, model) for variant in variants for model in pool]
+    if variants[0].relative:
+        outcomes = [outcome for variant in variants for outcome in _relative(variant, pool)]
+    else:
+        outcomes = each(lambda task: _score(*task, pool), tasks, jobs)
+    runs: dict[str, list[Score]] = {}
+    failed: dict[str, str] = {}
+    for (_, model), outcome in zip(tasks, outcomes, strict=True):
+        if isinstance(outcome, Score):
+            runs.setdefault(model, []).append(outcome)
+        else:
+            failed[model] = outcome
+    return {model: runs[model] for model in pool if model in runs}, failed
+
+
+def _score(scorer: Scorer, model: str, pool: Mapping[str, Features]) -> Score | str:
+    try:
+        return scorer.evaluate({model: pool[model]})[model]
+    except ItmError as error:
+        return str(error).removeprefix(f"{model}: ")
+
+
+def _relative(scorer: Scorer, pool: Mapping[str, Features]) -> list[Score | str]:
+    """Scores of the models that can be scored, each beside the others; the reason in place of those that cannot."""
+    outcomes: dict[str, Score | str] = {}
     for model, features in pool.items():
-        if model in failed:
-            continue
         try:
-            if scorer.relative:
-                scorer.checked(model, features)
-                sound[model] = features
-            else:
-                scores |= scorer.evaluate({model: features})
+            scorer.checked(model, features)
         except ItmError as error:
-            failed[model] = str(error).removeprefix(f"{model}: ")
-    return scorer.evaluate(sound) if sound else scores
+            outcomes[model] = str(error).removeprefix(f"{model}: ")
+    sound = {model: features for model, features in pool.items() if model not in outcomes}
+    outcomes |= scorer.evaluate(sound) if sound else {}
+    return [outcomes[model] for model in pool]

@@ -21,7 +21,7 @@ ROWS = [
     {"catalog", "dva", "networks"},
     {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
     {"features", "images", "splits"},
-    {"errors"},
+    {"errors", "forked"},
 ]
 # Only these rooms know these libraries.
 OWNERS = {
