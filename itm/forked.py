@@ -7,9 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
+
+from itm.errors import SettingError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,14 +43,17 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -
         The results, in the order of the items.
 
     Raises:
-        BrokenProcessPool: If a process was killed, for want of memory for example.
+        SettingError: If a process was killed.
     """
     jobs = min(jobs, len(items))
     if jobs <= 1:
         return [function(item) for item in items]
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_inherit, initargs=(function, items)) as pool:
-        return list(pool.map(_compute, range(len(items))))
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_inherit, initargs=(function, items)) as pool:
+            return list(pool.map(_compute, range(len(items))))
+    except BrokenProcessPool as error:
+        raise SettingError(f"jobs={jobs}: a process was killed, for want of memory perhaps; set jobs=1.") from error
 
 
 def _inherit(function: Callable[[Any], Any], items: Sequence[Any]) -> None:

@@ -20,8 +20,8 @@ ROWS = [
     {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},
     {"catalog", "dva", "networks"},
     {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
-    {"features", "images", "splits"},
-    {"errors", "forked"},
+    {"features", "forked", "images", "splits"},
+    {"errors"},
 ]
 # Only these rooms know these libraries.
 OWNERS = {
