@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from scipy.optimize import isotonic_regression
 
 from itm.ranking import Ranking
 
@@ -92,6 +96,102 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
         axes.set_ylabel(value)
     panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=4)
     return figure
+
+
+def sweep_dots(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[str]) -> Figure:
+    """What a sweep over words found: a panel for each value, a row for each model, a colour for each word.
+
+    Args:
+        frame: As in :func:`sweep_lines`; scores with a column ``std`` get whiskers.
+        x: Column told apart by colour.
+        line: Column told apart by the dot's filling, or None.
+        values: Columns to draw, one panel each.
+    """
+    models, colours = list(frame["model"].drop_duplicates()), list(frame[x].drop_duplicates())
+    levels = list(frame.groupby([x, *([line] if line else [])], sort=False, dropna=False))
+    fillings = list(frame[line].drop_duplicates()) if line else [None]
+    height = 0.9 + len(models) * max(0.34, 0.1 * len(levels))
+    figure, panels = _panels(len(values), 1.8 + 3.6 * len(values), height)
+    for value, axes in zip(values, panels, strict=True):
+        for place, ((word, *filling), rows) in enumerate(levels):
+            colour = COLOURS[colours.index(word) % len(COLOURS)]
+            open_dot = filling and fillings.index(filling[0]) % 2
+            axes.errorbar(
+                rows[value],
+                [models.index(model) + 0.8 * ((place + 0.5) / len(levels) - 0.5) for model in rows["model"]],
+                xerr=rows["std"] if value == "score" and rows["std"].notna().any() else None,
+                fmt="o",
+                markersize=5,
+                elinewidth=1,
+                color=colour,
+                markerfacecolor="white" if open_dot else colour,
+                label=str(word) + (f", {line}={filling[0]}" if filling else ""),
+            )
+        axes.set_yticks(range(len(models)), models if axes is panels[0] else [""] * len(models))
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        for edge in range(1, len(models)):
+            axes.axhline(edge - 0.5, color="0.85", linewidth=0.8)
+        if value == "seconds":
+            axes.set_xscale("log")
+        axes.set_xlabel(value)
+    panels[-1].legend(title=x, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Figure:
+    """Score against true accuracy, a panel per scorer; models are named at the right-hand end of each row.
+
+    Args:
+        rankings: The first six are drawn, with the standard deviation over seeds as whiskers.
+        truth: Accuracy after fine-tuning by model, percent; models without one are left out.
+    """
+    drawn = rankings[:6]
+    models = sorted((m for m in truth if any(m in r.scores for r in drawn)), key=lambda m: truth[m])
+    styles = [{"color": COLOURS[i % 7], "marker": "os^Dv"[i // 7 % 5]} for i in range(len(models))]
+    looks: dict[str, dict[str, Any]] = dict(zip(reversed(models), styles, strict=True))
+    columns = {4: 2}.get(len(drawn), min(3, len(drawn)))
+    rows, inside = math.ceil(len(drawn) / columns), max(2.2, 0.16 * len(models))  # a line of small print per model
+    margin = 0.08 * (truth[models[-1]] - truth[models[0]]) or 1.0
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(1.9 + 2.5 * columns, rows * (inside + 0.7)), layout="constrained")
+        grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.0] * columns + [0.1])
+        for place, ranking in enumerate(drawn):
+            row, column = divmod(place, columns)
+            axes = figure.add_subplot(grid[row, column])
+            for entry in (entry for entry in ranking.entries if entry.model in looks):
+                look = looks[entry.model]
+                axes.errorbar(entry.score, truth[entry.model], xerr=entry.std, capsize=2, markersize=5, **look)
+            seeds = max(len(entry.runs) for entry in ranking.entries)
+            axes.set_xlabel(f"{ranking.scorer.name} score" + (f"\nmean ± std of {seeds} seeds" if seeds > 1 else ""))
+            axes.set_ylim(truth[models[0]] - margin, truth[models[-1]] + margin)
+            axes.margins(x=0.1)
+            axes.locator_params(axis="x", nbins=4)
+            axes.tick_params(axis="y", labelleft=column == 0)
+            if column == 0:
+                axes.set_ylabel("accuracy after\nfine-tuning (%)")
+            if column == columns - 1 or ranking is drawn[-1]:
+                beside = figure.add_subplot(grid[row, column + 1])
+                _name_rows(axes, beside, {m: truth[m] for m in models}, looks, inside)
+    return figure
+
+
+def _name_rows(
+    panel: Axes, axes: Axes, places: Mapping[str, float], looks: Mapping[str, dict[str, Any]], inside: float
+) -> None:
+    """Marker and name of each model beside a panel, ascending, moved apart as little as need be; ``inside``: inches."""
+    low, high = panel.get_ylim()
+    axes.set_ylim(low, high)
+    axes.set_axis_off()
+    steps = np.arange(len(places)) * min(0.15 / inside, 1 / len(places)) * (high - low)
+    free = isotonic_regression(np.fromiter(places.values(), float) - steps).x
+    apart = np.clip(free, low, max(low, high - steps[-1])) + steps
+    from_edge = panel.figure.dpi_scale_trans + ScaledTranslation(0, 0, axes.transAxes)  # type: ignore[arg-type]
+    inches = blended_transform_factory(from_edge, axes.transData)
+    for (name, place), at in zip(places.items(), apart, strict=True):
+        axes.plot([0, 0.15], [place, at], color="0.6", linewidth=0.7, transform=inches, clip_on=False)
+        axes.plot(0.22, at, markersize=5, transform=inches, clip_on=False, **looks[name])
+        axes.text(0.32, at, name, fontsize=8, va="center", transform=inches)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

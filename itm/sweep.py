@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -18,10 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from itm.errors import ItmError
-from itm.figures import save, sweep_lines
+from itm.errors import ItmError, unknown
+from itm.figures import save, sweep_dots, sweep_lines
 
 _log = logging.getLogger(__name__)
+
+_DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
 
 class Collect(Callback):
@@ -33,15 +35,23 @@ class Collect(Callback):
 
     Args:
         name: Name of the files.
-        x: Swept setting on the horizontal axis, by the last word of its key.
-        line: Swept setting that tells lines apart, or None.
+        x: Swept setting on the horizontal axis, or told apart by colour, by the last word of its key.
+        line: Swept setting that tells lines or dots of one ``x`` apart, or None.
         values: Columns to draw, one panel each.
+        figure: ``"lines"`` over numbers, ``"dots"`` for words.
     """
 
     def __init__(
-        self, name: str, x: str, line: str | None = None, values: Sequence[str] = ("score", "seconds")
+        self,
+        name: str,
+        x: str,
+        line: str | None = None,
+        values: Sequence[str] = ("score", "seconds"),
+        figure: Literal["lines", "dots"] = "lines",
     ) -> None:
-        self.name, self.x, self.line, self.values = name, x, line, tuple(values)
+        if figure not in _DRAW:
+            raise unknown("figure", figure, _DRAW)
+        self.name, self.x, self.line, self.values, self.figure = name, x, line, tuple(values), figure
         self.failed: list[str] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -77,7 +87,7 @@ class Collect(Callback):
         job_return.return_value, job_return.status = None, JobStatus.COMPLETED
 
     def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
-        png, _ = save(sweep_lines(frame, self.x, self.line, self.values), folder / self.name)
+        png, _ = save(_DRAW[self.figure](frame, self.x, self.line, self.values), folder / self.name)
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {png}")
         if "_target_" in config.tracking:
@@ -109,7 +119,7 @@ def collect(folder: Path) -> pd.DataFrame:
 
 def _setting(override: str) -> tuple[str, Any]:
     key, _, value = override.partition("=")
-    return key.rpartition(".")[2].lstrip("+~"), yaml.safe_load(value)
+    return key.rpartition(".")[2].lstrip("+~"), "null" if value == "null" else yaml.safe_load(value)
 
 
 def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
@@ -118,6 +128,10 @@ def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
     for header in (*swept, "scorer", "order, best first (score)", "seconds"):
         table.add_column(header)
     for keys, rows in frame.groupby([*swept, "scorer"], sort=False):
-        order = ", ".join(f"{row.model} ({row.score:.3f})" for row in rows.sort_values("rank").itertuples())
+        order = ", ".join(_score(row) for row in rows.sort_values("rank").itertuples())
         table.add_row(*(str(key) for key in keys), order, f"{rows['seconds'].sum():.1f}")
     Console().print(table)
+
+
+def _score(row: Any) -> str:
+    return f"{row.model} ({row.score:.3f}" + ("" if pd.isna(row.std) else f" ± {row.std:.3f}") + ")"
