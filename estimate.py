@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from itm import cli
+from itm import cli, comparison
 from itm.errors import SettingError
 from itm.extract import OnError, Precision
 from itm.forked import processes
@@ -24,7 +24,8 @@ from itm.ranking import rank_all
 from itm.report import Report
 from itm.zoo import features_of_zoo
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+ROOT = Path(__file__).resolve().parent
+CONFIGS = ROOT / "configs"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="estimate")
@@ -40,11 +41,15 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     check(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     scorers = [instantiate(node) for node in cfg.scorer.values()]  # before the hours: a misspelt setting stops here
+    source = None if cfg.groundtruth is None else str(cfg.groundtruth)
+    truth = comparison.find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
 
     extraction = {key: settings[key] for key in ("data", "zoo", "trainer", "store", "seed")}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
-    report = Report(images, rankings, candidates, failed, left_out, settings)
+    priors = {} if truth is None else comparison.known_priors(candidates, truth)
+    compared = None if truth is None else comparison.compare_with_truth(rankings, truth, priors)
+    report = Report(images, rankings, candidates, failed, left_out, settings, compared)
 
     written = report.write(output)
     report.show(Console(width=None if sys.stdout.isatty() else 110))

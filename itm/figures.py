@@ -170,7 +170,7 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
             axes.tick_params(axis="y", labelleft=column == 0)
             if column == 0:
                 axes.set_ylabel("accuracy after\nfine-tuning (%)")
-            if column == columns - 1 or ranking is drawn[-1]:
+            if column == columns - 1 or place == len(drawn) - 1:
                 beside = figure.add_subplot(grid[row, column + 1])
                 _name_rows(axes, beside, {m: truth[m] for m in models}, looks, inside)
     return figure

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,11 @@ import jinja2
 import pandas as pd
 import torch
 from PIL import Image
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from itm import figures
+from itm import figures, tables
+from itm.comparison import TruthComparison
 from itm.data import ImageSet
 from itm.errors import DataError
 from itm.metrics import kendall_tau
@@ -45,6 +45,7 @@ class Report:
         failed: Models without features, with the reason.
         left_out: Scorers that could not run, with the reason.
         settings: The resolved settings of the run.
+        comparison: The rankings beside the true one; None where the true accuracies are not known.
     """
 
     images: ImageSet
@@ -53,6 +54,7 @@ class Report:
     failed: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    comparison: TruthComparison | None = None
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -66,8 +68,17 @@ class Report:
             "fingerprint": self.images.fingerprint,
         }
 
+    @property
+    def truth(self) -> dict[str, float]:
+        """True accuracy by model, percent, best first; empty where it is not known."""
+        return {} if self.comparison is None else self.comparison.accuracy
+
     def to_frame(self) -> pd.DataFrame:
-        """One row per scorer and model, best first: the ranking's columns and the candidate's numbers."""
+        """One row per scorer and model, best first: the ranking's columns and the candidate's numbers.
+
+        Where the truth is known, ``true_accuracy`` (percent) and ``true_rank`` stand beside them; equal accuracies
+        share the better rank.
+        """
         frames = []
         for ranking in self.rankings:
             frame = ranking.to_frame()
@@ -75,6 +86,10 @@ class Report:
             for column in ("parameters", "input_size", "dim", "pretraining"):
                 frame[column] = [getattr(self.candidates[model], column) for model in frame["model"]]
             frame["extraction_seconds"] = [self.candidates[model].seconds for model in frame["model"]]
+            if self.truth:
+                truth = pd.Series(self.truth)
+                frame["true_accuracy"] = frame["model"].map(truth)
+                frame["true_rank"] = frame["model"].map(truth.rank(ascending=False, method="min")).astype("Int64")
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
@@ -86,12 +101,13 @@ class Report:
             "models": {name: dataclasses.asdict(candidate) for name, candidate in self.candidates.items()},
             "failed": dict(self.failed),
             "left_out": dict(self.left_out),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "settings": dict(self.settings),
             "versions": versions(),
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``ranking.csv``, ``ranking.json`` and ``report.html`` into a folder.
+        """Write ``ranking.csv``, ``ranking.json``, ``report.html`` and, where there is one, ``comparison.csv``.
 
         Args:
             folder: Where to; made if need be.
@@ -100,10 +116,15 @@ class Report:
             The files' paths.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / name for name in ("ranking.csv", "ranking.json", "report.html")]
+        compared = self.comparison is not None and len(self.comparison.rows) > 0
+        names = ("ranking.csv", "ranking.json", *["comparison.csv"] * compared, "report.html")
+        paths = [folder / name for name in names]
         self.to_frame().to_csv(paths[0], index=False)
-        paths[1].write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
-        paths[2].write_text(self.to_html(), encoding="utf-8")
+        content = json.dumps(_null_for_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+        paths[1].write_text(content, encoding="utf-8")
+        if self.comparison is not None and compared:
+            self.comparison.to_frame().to_csv(paths[2], index=False)
+        paths[-1].write_text(self.to_html(), encoding="utf-8")
         return paths
 
     def to_html(self) -> str:
@@ -114,8 +135,10 @@ class Report:
         for ranking in self.rankings:
             drawn = (figures.score_bars(ranking), figures.score_curves(ranking))
             pictures.append([figures.as_data_uri(figure) for figure in drawn if figure is not None])
+        truth = figures.truth_scatter(self.rankings, self.truth) if self.comparison and self.comparison.rows else None
         return template.render(
             report=self,
+            truth_picture=truth and figures.as_data_uri(truth),
             pictures=pictures,
             samples=[(label, _thumbnail(image)) for label, image in sample_images(self.images)],
             versions=versions(),
@@ -136,8 +159,17 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the table, the margin of the winner and what failed."""
-        console.print(self._table() if len(self.rankings) == 1 else self._comparison())
+        if len(self.rankings) == 1:
+            table = tables.ranking_table(self.rankings[0], self.candidates, self._title(), self.truth)
+        else:
+            taus = agreement(self.rankings)[self.rankings[0].scorer.name]
+            table = tables.scores_table(self.rankings, self.candidates, self._title(), taus, self.truth)
+        console.print(table)
         console.print(escape(verdict(self.rankings[0])), highlight=False)
+        if self.comparison is not None:
+            if self.comparison.rows:
+                console.print(tables.truth_table(self.comparison))
+            console.print(escape(" ".join(self.comparison.words())), highlight=False)
         for name, reason in self.failures().items():
             console.print(f"[red]no score[/red] {escape(f'{name}: {reason}')}", highlight=False)
         skipped = sorted({item for candidate in self.candidates.values() for item in candidate.skipped})
@@ -147,57 +179,7 @@ class Report:
             )
 
     def _title(self) -> str:
-        return escape("{name} ({images} images, {classes} classes)".format(**self.dataset))
-
-    def _table(self) -> Table:
-        (ranking,) = self.rankings
-        table = _plain_table(f"{ranking.scorer.name} on {self._title()}")
-        for header, justify in (
-            ("#", "right"),
-            ("model", "left"),
-            ("score", "right"),
-            ("params", "right"),
-            ("pixels", "right"),
-            ("dim", "right"),
-            ("extract s", "right"),
-            ("score s", "right"),
-        ):
-            table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        for place, entry in enumerate(ranking.entries, 1):
-            model = self.candidates[entry.model]
-            seconds = f"{model.seconds:.1f}" + (" (stored)" if model.cached else "")
-            table.add_row(
-                str(place),
-                escape(entry.model),
-                _spread(entry.score, entry.std),
-                f"{model.parameters / 1e6:.1f} M",
-                str(model.input_size),
-                str(model.dim),
-                seconds,
-                f"{entry.seconds:.1f}",
-            )
-        return table
-
-    def _comparison(self) -> Table:
-        """A row per scorer: each model's score and its place in that scorer's own order; the priors stand below."""
-        table = _plain_table(f"Scores on {self._title()}; (place)")
-        places = [{m: place for place, m in enumerate(ranking.order, 1)} for ranking in self.rankings]
-        models = sorted(self.candidates, key=lambda m: places[0].get(m, len(self.candidates) + 1))
-        first = self.rankings[0].scorer.name
-        table.add_column("scorer", no_wrap=True)
-        for model in models:
-            table.add_column(escape(model), justify="right", overflow="fold")
-        table.add_column(f"tau with {first}", justify="right")
-        taus = agreement(self.rankings)[first]
-        for ranking, place in zip(self.rankings, places, strict=True):
-            cells = [f"{ranking.scores[m]:.3g} ({place[m]})" if m in place else "-" for m in models]
-            table.add_row(ranking.scorer.name, *cells, f"{taus[ranking.scorer.name]:.2f}")
-        table.add_section()
-        facts = [self.candidates[model] for model in models]
-        table.add_row("parameters", *(f"{fact.parameters / 1e6:.1f} M" for fact in facts), "")
-        accuracies = (fact.source_accuracy for fact in facts)
-        table.add_row("ImageNet %", *("-" if value is None else f"{value:.1f}" for value in accuracies), "")
-        return table
+        return "{name} ({images} images, {classes} classes)".format(**self.dataset)
 
 
 def sample_images(images: ImageSet, count: int = 12) -> list[tuple[str, Image.Image]]:
@@ -245,8 +227,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def _plain_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+def _null_for_nan(value: Any) -> Any:
+    """The same values with None in place of every number that JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
@@ -267,10 +254,6 @@ def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
         ],
         "failed": dict(ranking.failed),
     }
-
-
-def _spread(score: float, std: float | None) -> str:
-    return f"{score:.4g}" if std is None else f"{score:.3f} ± {std:.3f}"
 
 
 def _thumbnail(image: Image.Image) -> str:

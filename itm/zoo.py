@@ -52,6 +52,11 @@ class Candidate:
     cached: bool
     skipped: tuple[str, ...] = ()
 
+    @property
+    def num_parameters(self) -> int:
+        """The name by which the priors know :attr:`parameters`."""
+        return self.parameters
+
     @classmethod
     def of(cls, backbone: Backbone, extraction: Extraction) -> Candidate:
         """The facts of a backbone and of the extraction through it."""

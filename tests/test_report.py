@@ -8,29 +8,13 @@ import math
 import pandas as pd
 import pytest
 import torch
+from rankings import candidate, ranking
 from rich.console import Console
 
 from itm import figures
 from itm.data import load_images
-from itm.ranking import Entry, Ranking
 from itm.report import Candidate, Report, agreement, verdict
-from itm.scorers import ITM, LogME
-from itm.scorers.base import Score
-
-
-def ranking(scorer=None, failed=None, curve=False, **runs) -> Ranking:
-    """A ranking with these scores by model, one per seed."""
-    details = {"n": 3, "curve": {5: 0.2, 10: 0.4}, "losses": {5: 1.0, 10: 0.5}} if curve else {}
-    entries = [Entry(model, tuple(Score(value, 0.5, details) for value in values)) for model, values in runs.items()]
-    return Ranking(scorer or ITM(), tuple(sorted(entries, key=lambda entry: -entry.score)), failed or {})
-
-
-def candidate(**facts) -> Candidate:
-    known = {
-        "parameters": 1_000_000, "input_size": 32, "dim": 8, "pooling": "gap", "transform": "crop", "license": "MIT",
-        "pretraining": "none", "source_accuracy": None, "seconds": 1.0, "images_per_second": 9.0, "cached": False,
-    }  # fmt: skip
-    return Candidate(**{**known, **facts})
+from itm.scorers import LogME
 
 
 @pytest.mark.parametrize(

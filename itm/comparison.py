@@ -1,0 +1,302 @@
+"""Predicted rankings beside the true one: how well the scores, and rankings that never look at the images, do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from itm import rowwise
+from itm.catalog import CATALOG
+from itm.errors import SettingError, unknown
+from itm.groundtruth import PAPER_COLUMN, load
+from itm.metrics import kendall_tau, regret, weighted_kendall_tau
+from itm.ranking import Ranking
+from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
+from itm.uncertainty import Spread, bootstrap, spread
+
+LEAST_MODELS = 3
+"""Fewer models than these have no order to speak of."""
+LEAST_FOR_INTERVAL = 6
+"""With fewer models a bootstrap mostly draws copies of two or three, and its interval reaches from -1 to 1."""
+PAPER_PROTOCOL = (
+    "full fine-tuning with AdamW for 100 epochs; test accuracy at the best of 6 settings of learning rate and weight"
+    " decay (Zheng et al. 2025)"
+)
+RECORDED = ("adaptation", "epochs", "batch_size", "lr", "weight_decay", "seed", "image_size", "precision")
+"""What is told of the cells that stand beside a table, in this order, as far as they record it."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Accuracy after fine-tuning on the dataset of a run.
+
+    Args:
+        dataset: Name of the dataset.
+        table: Percent, index model, columns dataset, as :func:`itm.groundtruth.load` returns it.
+        column: The dataset's column.
+        source: ``"paper"`` or the file, as the user knows it.
+        protocol: How the models were fine-tuned, in words; empty where it is not recorded.
+    """
+
+    dataset: str
+    table: pd.DataFrame
+    column: str
+    source: str
+    protocol: str = ""
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Percent by model, models without a value left out."""
+        return {str(model): float(value) for model, value in self.table[self.column].dropna().items()}
+
+    def shared(self, models: Collection[str]) -> list[str]:
+        """Those of the models that have a true accuracy, in their order."""
+        return [model for model in models if model in self.accuracy]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How well one ranking orders the models.
+
+    Args:
+        name: Of the scorer or the prior.
+        prior: Whether it never looks at the images.
+        models: Number of models compared.
+        tau_w: Weighted Kendall tau, scipy's definition (see :func:`itm.metrics.weighted_kendall_tau`).
+        tau_w_paper: The same by the formula printed in the ITM paper.
+        kendall_tau: Kendall's tau-b.
+        regret: Accuracy points lost by taking the best-scored model instead of the best one.
+        picks: The best-scored models; more than one where they share the first place.
+        interval: Bootstrap of ``tau_w`` over models; None with fewer than :data:`LEAST_FOR_INTERVAL`.
+        seeds: ``tau_w`` of each seed on its own; None with one seed.
+    """
+
+    name: str
+    prior: bool
+    models: int
+    tau_w: float
+    tau_w_paper: float
+    kendall_tau: float
+    regret: float
+    picks: tuple[str, ...]
+    interval: Spread | None = None
+    seeds: Spread | None = None
+
+
+@dataclass(frozen=True)
+class TruthComparison:
+    """Rankings compared with the true one.
+
+    Args:
+        truth: The true accuracies.
+        rows: Scorers, best ``tau_w`` first, then priors likewise; empty where fewer than :data:`LEAST_MODELS` models
+            have both a score and a true accuracy.
+        models: Models compared: scored by some scorer and in the table.
+        missing: Scored models that the table lacks.
+    """
+
+    truth: Truth
+    rows: tuple[Row, ...]
+    models: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """True accuracy of the compared models, percent, best first."""
+        values = self.truth.accuracy
+        return {model: values[model] for model in sorted(self.models, key=lambda model: -values[model])}
+
+    @property
+    def best(self) -> Row | None:
+        """The scorer with the best ``tau_w``."""
+        return next((row for row in self.rows if not row.prior), None)
+
+    def row(self, scorer: str) -> Row | None:
+        """The row of a scorer, None where it has none."""
+        return next((row for row in self.rows if row.name == scorer and not row.prior), None)
+
+    def words(self) -> list[str]:
+        """What a reader has to know of the numbers, a sentence each."""
+        count, protocol = len(self.models), self.truth.protocol or "how they were trained is not recorded"
+        said = [f"True accuracies: {self.truth.source}, column {self.truth.column}; {protocol}."]
+        if self.missing:
+            said.append(f"Not compared, as the table lacks them: {', '.join(self.missing)}.")
+        if not self.rows:
+            return [*said, f"Models with a score and a true accuracy: {count}. A comparison needs {LEAST_MODELS}."]
+        said.append(f"Over {count} models a random order has tau_w (scipy) 0 ± {self.chance():.2f}.")
+        if all(row.interval is None for row in self.rows):
+            said.append(f"So few say little of a scorer; an interval is given from {LEAST_FOR_INTERVAL} models on.")
+        else:
+            said.append("The interval is the 95 % bootstrap of tau_w (scipy) over models.")
+        return said
+
+    def chance(self, orders: int = 5_000) -> float:
+        """Standard deviation of ``tau_w``, scipy's definition, when the compared models are ordered at random."""
+        truth = np.array(list(self.accuracy.values()))
+        places = np.tile(np.arange(len(truth), dtype=np.float64), (orders, 1))
+        scores = np.random.default_rng(0).permuted(places, axis=1)
+        return float(rowwise.weighted_kendall_tau(np.broadcast_to(truth, scores.shape), scores).std())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per row: its fields, the spreads as ``low`` and ``high`` (over models) and ``seed_std``."""
+        names = [f.name for f in dataclasses.fields(Row) if f.name not in ("interval", "seeds")]
+        lines = [
+            {
+                **{name: getattr(row, name) for name in names},
+                "picks": ", ".join(row.picks),
+                "low": row.interval.low if row.interval else float("nan"),
+                "high": row.interval.high if row.interval else float("nan"),
+                "seed_std": row.seeds.std if row.seeds else float("nan"),
+            }
+            for row in self.rows
+        ]
+        return pd.DataFrame(lines).rename(columns={"name": "scorer"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain values."""
+        return {
+            "dataset": self.truth.dataset,
+            "source": self.truth.source,
+            "column": self.truth.column,
+            "protocol": self.truth.protocol,
+            "true_accuracy": self.accuracy,
+            "missing": list(self.missing),
+            "definitions": {"tau_w": "scipy.stats.weightedtau", "tau_w_paper": "formula of the ITM paper"},
+            "chance_std": self.chance() if self.rows else None,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+
+def compare_with_truth(
+    rankings: Sequence[Ranking], truth: Truth, priors: Mapping[str, Mapping[str, float]] | None = None
+) -> TruthComparison:
+    """Compare rankings with the true one, over the models that have both a score and a true accuracy.
+
+    Args:
+        rankings: One per scorer.
+        truth: The true accuracies.
+        priors: Scores that never look at the images, by name and model, see :func:`known_priors`. One that lacks a
+            compared model is left out: on fewer models its numbers could not be set beside the others.
+
+    Returns:
+        The comparison; without rows where there are too few models.
+    """
+    scored = dict.fromkeys(model for ranking in rankings for model in ranking.order)
+    models = truth.shared(scored)
+    missing = tuple(model for model in scored if model not in truth.accuracy)
+    rows = [_row(ranking, truth) for ranking in rankings if len(truth.shared(ranking.order)) >= LEAST_MODELS]
+    known = {name: scores for name, scores in (priors or {}).items() if set(models) <= set(scores)}
+    beside = [_evaluate(name, models, truth, scores, prior=True) for name, scores in known.items() if rows]
+    ordered = [*sorted(rows, key=lambda row: -row.tau_w), *sorted(beside, key=lambda row: -row.tau_w)]
+    return TruthComparison(truth, tuple(ordered), tuple(models), missing)
+
+
+def known_priors(facts: Mapping[str, ModelFacts], truth: Truth) -> dict[str, dict[str, float]]:
+    """Scores that never look at the images: size, ImageNet accuracy, and mean rank on the table's other datasets.
+
+    Args:
+        facts: What is known of each model, by name.
+        truth: The true accuracies; ranks are taken among the models of ``facts`` alone.
+
+    Returns:
+        Higher is better, by prior and model. Models without a value are left out of a prior, empty priors altogether.
+    """
+    priors = {"parameters": parameter_count(facts), "ImageNet accuracy": source_accuracy(facts)}
+    table = truth.table.loc[truth.shared(facts)]
+    if table.shape[1] > 1:
+        priors["mean rank elsewhere"] = mean_rank_elsewhere(table, truth.column)
+    return {name: scores for name, scores in priors.items() if scores}
+
+
+def _row(ranking: Ranking, truth: Truth) -> Row:
+    models = truth.shared(ranking.order)
+    row = _evaluate(ranking.scorer.name, models, truth, ranking.scores, prior=False)
+    runs = {entry.model: [run.value for run in entry.runs] for entry in ranking.entries}
+    values = [truth.accuracy[model] for model in models]
+    taus = [weighted_kendall_tau(values, scores) for scores in zip(*(runs[model] for model in models), strict=True)]
+    return dataclasses.replace(row, seeds=spread(taus) if len(taus) > 1 else None)
+
+
+def _evaluate(name: str, models: Sequence[str], truth: Truth, scores: Mapping[str, float], *, prior: bool) -> Row:
+    values, found = [truth.accuracy[model] for model in models], [scores[model] for model in models]
+    return Row(
+        name=name,
+        prior=prior,
+        models=len(models),
+        tau_w=weighted_kendall_tau(values, found),
+        tau_w_paper=weighted_kendall_tau(values, found, definition="paper"),
+        kendall_tau=kendall_tau(values, found),
+        regret=regret(values, found),
+        picks=tuple(model for model in models if scores[model] == max(found)),
+        interval=bootstrap(values, found) if len(models) >= LEAST_FOR_INTERVAL else None,
+    )
+
+
+def find_truth(source: str | None, data: str, models: Collection[str], shipped: Path) -> Truth | None:
+    """Find the true accuracies for a run, before any image is read.
+
+    Args:
+        source: ``"shipped"``: the table of the folder ``shipped`` that covers most of the models, for a dataset known
+            by name; none of them fitting is no error. ``"paper"``: the paper's table. A CSV file that
+            :func:`itm.groundtruth.load` reads. None: no comparison.
+        data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
+        models: Names of the run's models.
+        shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trainings and are no tables.
+
+    Returns:
+        The true accuracies, or None.
+
+    Raises:
+        SettingError: If ``source`` is not known, or a table that was asked for has no such dataset or fewer than
+            :data:`LEAST_MODELS` of the models.
+        DataError: If a file is no such table.
+    """
+    if source is None:
+        return None
+    dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
+    if source == "shipped":
+        paths = (path for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells"))
+        found = [truth for path in paths if data in CATALOG and (truth := _read(str(path), dataset)) is not None]
+        best = max(found, key=lambda truth: len(truth.shared(models)), default=None)
+        return best if best is not None and len(best.shared(models)) >= LEAST_MODELS else None
+    if source != "paper" and not Path(source).suffix and not Path(source).is_file():
+        raise unknown("groundtruth", source, ("shipped", "paper", "<a CSV file>", "null"))
+    chosen = _read(source, dataset)
+    if chosen is None:
+        has = ", ".join(load(source).columns)
+        raise SettingError(f"groundtruth={source}: no column for the dataset {dataset!r}; the table has {has}.")
+    if (count := len(chosen.shared(models))) < LEAST_MODELS:
+        raise SettingError(
+            f"groundtruth={source}: expected accuracies in column {chosen.column} for at least {LEAST_MODELS} models"
+            f" of the zoo ({', '.join(models)}), found {count}; it has {', '.join(chosen.accuracy) or 'none'}."
+        )
+    return chosen
+
+
+def _read(source: str, dataset: str) -> Truth | None:
+    """The table if it has the dataset, by this package's name or the paper's."""
+    table = load(source)
+    column = next((name for name in (dataset, PAPER_COLUMN.get(dataset)) if name in table.columns), None)
+    if column is None:
+        return None
+    protocol = PAPER_PROTOCOL if source == "paper" else _protocol(Path(source), column)
+    return Truth(dataset, table, column, source, protocol)
+
+
+def _protocol(path: Path, dataset: str) -> str:
+    """What the cells beside a table have recorded of the fine-tuning, empty where there are none."""
+    cells = path.with_name(f"{path.stem}_cells.csv")
+    if not cells.is_file():
+        return ""
+    frame = pd.read_csv(cells, dtype=str)
+    if "dataset" in frame:
+        frame = frame[frame["dataset"] == dataset]
+    values = {name: frame[name].dropna().unique() for name in RECORDED if name in frame}
+    return "; ".join(f"{name} {' or '.join(found)}" for name, found in values.items() if len(found))

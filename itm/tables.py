@@ -1,0 +1,123 @@
+"""Every table of the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Literal
+
+import pandas as pd
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from itm.comparison import Row, TruthComparison
+from itm.ranking import Ranking
+from itm.zoo import Candidate
+
+Accuracy = Mapping[str, float]
+"""True accuracy by model, percent; empty where there is none."""
+
+
+def ranking_table(ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy) -> Table:
+    """One scorer's ranking, best first, with each model's facts."""
+    table = _plain_table(f"{ranking.scorer.name} on {escape(title)}")
+    known = ["true %"] * bool(truth)
+    _columns(table, "#", "<model", "score", *known, "params", "pixels", "dim", "extract s", "score s")
+    for place, entry in enumerate(ranking.entries, 1):
+        model = candidates[entry.model]
+        score = f"{entry.score:.4g}" if entry.std is None else f"{entry.score:.3f} ± {entry.std:.3f}"
+        table.add_row(
+            str(place),
+            escape(entry.model),
+            score,
+            *([_accuracy(truth, entry.model)] if truth else []),
+            f"{model.parameters / 1e6:.1f} M",
+            str(model.input_size),
+            str(model.dim),
+            f"{model.seconds:.1f}" + (" (stored)" if model.cached else ""),
+            f"{entry.seconds:.1f}",
+        )
+    return table
+
+
+def scores_table(
+    rankings: Sequence[Ranking],
+    candidates: Mapping[str, Candidate],
+    title: str,
+    taus: pd.Series[float],
+    truth: Accuracy,
+) -> Table:
+    """A row per scorer: each model's score and its place in that scorer's own order; facts and truth stand below.
+
+    Args:
+        rankings: The first one orders the models.
+        candidates: Facts by model.
+        title: What the images are.
+        taus: Kendall's tau with the first ranking, by scorer.
+        truth: True accuracies.
+    """
+    table = _plain_table(f"Scores on {escape(title)}; (place)")
+    places = [{m: place for place, m in enumerate(ranking.order, 1)} for ranking in rankings]
+    models = sorted(candidates, key=lambda m: places[0].get(m, len(candidates) + 1))
+    table.add_column("scorer", no_wrap=True)
+    for model in models:
+        table.add_column(escape(model), justify="right", overflow="fold")
+    table.add_column(f"tau with {rankings[0].scorer.name}", justify="right")
+    for ranking, place in zip(rankings, places, strict=True):
+        cells = [f"{ranking.scores[m]:.3g} ({place[m]})" if m in place else "-" for m in models]
+        table.add_row(ranking.scorer.name, *cells, f"{taus[ranking.scorer.name]:.2f}")
+    table.add_section()
+    table.add_row("parameters", *(f"{candidates[m].parameters / 1e6:.1f} M" for m in models), "")
+    accuracies = (candidates[m].source_accuracy for m in models)
+    table.add_row("ImageNet %", *("-" if value is None else f"{value:.1f}" for value in accuracies), "")
+    if truth:
+        table.add_row("true %", *(_accuracy(truth, m) for m in models), "")
+    return table
+
+
+def truth_table(comparison: TruthComparison) -> Table:
+    """How well each scorer, and below them each prior, orders the models by their true accuracy."""
+    count = len(comparison.models)
+    table = _plain_table(f"Against the true accuracy on {escape(comparison.truth.dataset)} ({count} models)")
+    intervals = any(row.interval for row in comparison.rows)
+    seeds = any(row.seeds for row in comparison.rows)
+    extra = ["95 % interval"] * intervals + ["± seeds"] * seeds
+    _columns(table, "<", "tau_w scipy", *extra, "tau_w paper", "Kendall tau", "regret, points")
+    table.add_column("picks", overflow="fold")
+    for prior, rows in groupby(comparison.rows, key=lambda row: row.prior):
+        if prior:
+            table.add_section()
+        for row in rows:
+            table.add_row(*_cells(row, count, intervals=intervals, seeds=seeds))
+    return table
+
+
+def _cells(row: Row, count: int, *, intervals: bool, seeds: bool) -> list[str]:
+    name = f"prior: {row.name}" if row.prior else row.name
+    interval = f"{row.interval.low:.2f} .. {row.interval.high:.2f}" if row.interval else "-"
+    return [
+        escape(name if row.models == count else f"{name} ({row.models} models)"),
+        f"{row.tau_w:.2f}",
+        *[interval] * intervals,
+        *[f"{row.seeds.std:.2f}" if row.seeds else "-"] * seeds,
+        f"{row.tau_w_paper:.2f}",
+        f"{row.kendall_tau:.2f}",
+        f"{row.regret:.2f}",
+        escape(" = ".join(row.picks)),
+    ]
+
+
+def _accuracy(truth: Accuracy, model: str) -> str:
+    return f"{truth[model]:.2f}" if model in truth else "-"
+
+
+def _plain_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+
+
+def _columns(table: Table, *headers: str) -> None:
+    """Add columns that do not wrap, numbers to the right; ``<`` before a header sets words to the left."""
+    for header in headers:
+        justify: Literal["left", "right"] = "left" if header.startswith("<") else "right"
+        table.add_column(header.removeprefix("<"), justify=justify, no_wrap=True)
