@@ -57,6 +57,7 @@ class Backbone(nn.Module):
         source_accuracy: ImageNet top-1 in percent, or None where not known.
         weights_digest: SHA-256 over names, shapes and values of the network's tensors.
         transform: Makes a PIL image in RGB a uint8 tensor ``[3, H, W]``: resize and crop, no normalisation.
+        interpolation: How that resizes: ``"bicubic"``, ``"bilinear"``, ...
         transform_text: All of the preprocessing in one line, the same for the same preprocessing.
         mean: What is subtracted from pixels in [0, 1], ``[1, 3, 1, 1]``.
         std: What they are then divided by, ``[1, 3, 1, 1]``.
@@ -86,6 +87,7 @@ class Backbone(nn.Module):
         self.input_size = int(preprocessing["input_size"][-1])
         self.weights_digest = digest(net.state_dict())
         self.transform: Callable[[Image.Image], Tensor] = create_transform(**preprocessing, normalize=False)
+        self.interpolation = str(preprocessing["interpolation"])
         self.transform_text = _describe(preprocessing)
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(preprocessing[key]).view(1, 3, 1, 1), persistent=False)
@@ -93,10 +95,13 @@ class Backbone(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Number of weights without the source head."""
-        head = cast(Any, self.net).get_classifier()
-        heads = head if isinstance(head, tuple) else (head,)
-        in_heads = {id(weight) for part in heads for weight in part.parameters()}
+        in_heads = {id(weight) for weight in self.head_parameters()}
         return sum(weight.numel() for weight in self.net.parameters() if id(weight) not in in_heads)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Weights of the source head, which no feature depends on; empty where there is none."""
+        head = cast(Any, self.net).get_classifier()
+        return [weight for part in (head if isinstance(head, tuple) else (head,)) for weight in part.parameters()]
 
     def normalize(self, images: Tensor) -> Tensor:
         """Bring uint8 images ``[B, 3, H, W]`` to the range that the network was trained on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,9 +17,10 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from itm.catalog import CATALOG
+from itm.epochs import Shuffled, Views
 from itm.errors import DataError, SettingError, unknown
 from itm.features import Features
 from itm.folders import read_folder
@@ -177,9 +178,10 @@ def _not_found(name: str, folder: Path) -> SettingError | DataError:
 class TransferData(LightningDataModule):
     """Batches of one dataset's training part, shuffled anew in every epoch, and of its held-out part.
 
-    The order of an epoch depends on the seed and the epoch's number alone, so training that was interrupted goes on
-    with the batches it would have had. An incomplete last batch of the training part is left out where there is a
-    complete one; of the held-out part every row is shown, in the same order each time.
+    The order and the random views of an epoch depend on the seed and the epoch's number alone (see :mod:`itm.epochs`),
+    so training that was interrupted goes on with the batches it would have had. An incomplete last batch of the
+    training part is left out where there is a complete one; of the held-out part every row is shown, in the same order
+    each time.
 
     Args:
         train: Pairs of input and class to train on.
@@ -225,13 +227,18 @@ class TransferData(LightningDataModule):
         workers: int = 0,
         seed: int = 0,
     ) -> TransferData:
-        """Batches of images, each decoded and transformed when its turn comes: ``[B, 3, H, W]`` and ``[B]``."""
-        parts = (_Transformed(train, train_transform), _Transformed(test, eval_transform))
+        """Batches of images, each decoded and transformed when its turn comes: ``[B, 3, H, W]`` and ``[B]``.
+
+        Random transforms draw from torch's generator, which is seeded for each image of each epoch.
+        """
+        parts = (Views(train, train_transform, seed), Views(test, eval_transform, seed))
         return cls(*parts, batch_size=batch_size, workers=workers, seed=seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Loader of the training part."""
-        order = _Shuffled(len(self.train), self.seed)  # type: ignore[arg-type]
+        # workers fetch ahead as soon as training is resumed, before Lightning tells the epoch
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        order = Shuffled(self.train, self.seed, epoch)  # type: ignore[arg-type]
         return self._loader(self.train, sampler=order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -254,23 +261,6 @@ class TransferData(LightningDataModule):
         )
 
 
-class _Shuffled(Sampler[int]):
-    """A new order in every epoch; Lightning tells the epoch."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
 class _Rows(Dataset[tuple[Tensor, Tensor]]):
     """Rows of tensors that a loader takes a batch at a time, which is some hundred times faster than row by row."""
 
@@ -285,18 +275,6 @@ class _Rows(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         return self.x[indices], self.y[indices]
-
-
-class _Transformed(Dataset[tuple[Tensor, int]]):
-    def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from torch.nn import functional as F
 from itm.batches import Batch, OrderedBatches, RandomBatches, Rounds
 from itm.dva import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
 from itm.errors import FeatureError, unknown
+from itm.runtime import no_driver_probe, quiet_lightning
 
 _WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
 
@@ -226,7 +224,7 @@ def fit(
     """
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     width = train.x.shape[1] * module.centers.shape[1]
-    with _quiet_lightning(), _few_threads(train.batch_size * width), _no_driver_probe():
+    with quiet_lightning(), _few_threads(train.batch_size * width), no_driver_probe():
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=1,
@@ -249,37 +247,3 @@ def _few_threads(products: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _no_driver_probe() -> Iterator[None]:
-    """Keep a machine without a GPU from seeking the driver's library on disk at every step of an optimiser.
-
-    Lightning asks torch to probe through NVML, and AdamW probes each time: together a third of a step.
-    """
-    key = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    before = os.environ.get(key)
-    if before is None or torch.cuda.is_available():
-        yield
-        return
-    os.environ[key] = "0"
-    try:
-        yield
-    finally:
-        os.environ[key] = before
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Hold back Lightning's banner and its advice on loaders: a pool of models would print it once each."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

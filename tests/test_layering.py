@@ -15,13 +15,14 @@ ROWS = [
     {"report"},
     {"tables"},
     {"comparison", "figures"},
-    {"ranking", "zoo"},
+    {"ranking", "truth", "zoo"},
     {"extract", "scorers"},
-    {"decoding"},
+    {"decoding", "finetune"},
+    {"adaptation"},
     {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},
     {"catalog", "dva", "networks"},
     {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
-    {"features", "forked", "images", "splits"},
+    {"epochs", "features", "forked", "images", "runtime", "splits"},
     {"errors"},
 ]
 # Only these rooms know these libraries.
@@ -29,7 +30,8 @@ OWNERS = {
     "hydra": {"cli", "sweep"},
     "omegaconf": {"cli", "sweep"},
     "wandb": {"tracking"},
-    "timm": {"backbones", "networks"},
+    "timm": {"adaptation", "backbones", "networks"},
+    "peft": {"adaptation"},
     "matplotlib": {"figures"},
     "jinja2": {"report"},
 }

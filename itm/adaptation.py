@@ -1,0 +1,137 @@
+"""What of a pre-trained network is trained on a new dataset: all of it, nothing, or few weights (PEFT).
+
+- ``full``: every weight but those of the source head.
+- ``linear``: none; the new head alone learns, from frozen features.
+- ``lora``: low-rank updates of the attention's projections (Hu et al., ICLR 2022).
+- ``vpt``, ``vpt_deep``: learned prompts before the first block, or new ones before each block (Jia et al., ECCV 2022,
+  equations 4 to 7).
+- ``bitfit``: the biases (Ben Zaken et al., ACL 2022).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from itm.backbones import Backbone
+from itm.errors import SettingError, unknown
+
+ADAPTATIONS = ("full", "linear", "lora", "vpt", "vpt_deep", "bitfit")
+
+
+def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, seed: int = 0) -> Backbone:
+    """Say which weights of a backbone train, adding those that the adaptation brings.
+
+    The backbone is changed in place: ``requires_grad`` marks what trains, and :meth:`~itm.backbones.Backbone.pool`
+    gives the adapted features. Nothing but ``full`` is meant to run in training mode: what is frozen keeps its
+    batch-norm statistics and drops nothing.
+
+    Args:
+        backbone: What to adapt; with LoRA it still gives the features that it gave.
+        mode: One of :data:`ADAPTATIONS`.
+        rank: Rank of LoRA's updates, whose scale ``α / r`` is 1.
+        prompts: Number of VPT's prompts, in each block where they are deep.
+        seed: Of the weights that are added.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        SettingError: If the mode is unknown, a number is below 1, the network cannot be adapted so, or peft is missing.
+    """
+    if mode not in ADAPTATIONS:
+        raise unknown("adaptation", mode, ADAPTATIONS)
+    for setting, value in (("rank", rank), ("prompts", prompts)):
+        if value < 1:
+            raise SettingError(f"{setting}={value}: expected 1 or more.")
+    backbone.requires_grad_(mode == "full")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if mode == "lora":
+            _add_lora(backbone, rank)
+        elif mode in ("vpt", "vpt_deep"):
+            _add_prompts(backbone, prompts, mode)
+        elif mode == "bitfit":
+            _free_biases(backbone)
+    for weight in backbone.head_parameters():
+        weight.requires_grad_(False)
+    return backbone
+
+
+def trainable_parameters(module: nn.Module) -> int:
+    """Number of weights that training changes."""
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
+def _add_lora(backbone: Backbone, rank: int) -> None:
+    """Add rank-``r`` updates, zero at the start, to every attention's projections to q, k, v and back."""
+    attentions = {name: module for name, module in backbone.net.named_modules() if name.rpartition(".")[2] == "attn"}
+    targets: list[str] = []
+    for name, attention in attentions.items():
+        if hasattr(attention, "qkv_bias_separate"):
+            attention.qkv_bias_separate = True  # the same sum, but qkv is called as a layer instead of read
+        layers = (f"{name}.{part}" for part in ("qkv", "proj") if isinstance(getattr(attention, part, None), nn.Linear))
+        targets += layers
+    if not any(target.endswith(".qkv") for target in targets):
+        raise _not_a_transformer(backbone, "lora", "a transformer whose attention has a joint projection qkv")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise SettingError("adaptation=lora: needs the package peft; install it with uv sync --extra peft.") from error
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), backbone.net)
+
+
+def _add_prompts(backbone: Backbone, count: int, mode: str) -> None:
+    """Put the prompts in as layers among the blocks; the last one takes them out again, so no pooling sees them."""
+    net = backbone.net
+    if not isinstance(net, VisionTransformer):
+        raise _not_a_transformer(backbone, mode, "timm's plain vision transformer")
+    start, stop = net.num_prefix_tokens, net.num_prefix_tokens + count
+    bound = math.sqrt(6 / (3 * math.prod(net.patch_embed.patch_size) + net.embed_dim))  # Xavier's, as if embedded
+    layers: list[nn.Module] = []
+    for block in net.blocks:
+        if not layers or mode == "vpt_deep":
+            tokens = torch.empty(count, net.embed_dim).uniform_(-bound, bound)
+            layers.append(Splice(start, stop if layers else start, tokens))
+        layers.append(block)
+    net.blocks = nn.Sequential(*layers, Splice(start, stop))
+
+
+def _free_biases(backbone: Backbone) -> None:
+    biases = [weight for name, weight in backbone.named_parameters() if name.endswith("bias")]
+    if not biases:
+        raise SettingError(f"adaptation=bitfit: {backbone.model} has no bias to train.")
+    for bias in biases:
+        bias.requires_grad_(True)
+
+
+def _not_a_transformer(backbone: Backbone, mode: str, needed: str) -> SettingError:
+    others = ", ".join(other for other in ADAPTATIONS if other not in ("lora", "vpt", "vpt_deep"))
+    return SettingError(f"adaptation={mode}: needs {needed}, which {backbone.model} is not; take one of {others}.")
+
+
+class Splice(nn.Module):
+    """Replaces the tokens ``start:stop`` of a sequence by learned ones, or by none.
+
+    Args:
+        start: Number of tokens before.
+        stop: Number of the first token after.
+        tokens: Initial values, ``[P, D]``, or None.
+    """
+
+    tokens: nn.Parameter | None
+
+    def __init__(self, start: int, stop: int, tokens: Tensor | None = None) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+        self.register_parameter("tokens", None if tokens is None else nn.Parameter(tokens))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a sequence ``[B, N, D]`` to one of ``N - (stop - start) + P`` tokens."""
+        parts = [x[:, : self.start], x[:, self.stop :]]
+        if self.tokens is not None:
+            parts.insert(1, self.tokens.to(x.dtype).expand(len(x), -1, -1))
+        return torch.cat(parts, dim=1)

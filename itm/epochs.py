@@ -1,0 +1,86 @@
+"""What one epoch shows of a training set: an order and random views that depend on the seed and the epoch alone.
+
+Training that was interrupted so goes on with the batches it would have had, however many processes load them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+_WORD = 2**64
+
+
+class _Images(Protocol):
+    """Labelled images, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, int]: ...
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix whole numbers, such as a seed and an epoch, into one seed; neighbours give unrelated streams."""
+    words = [number % _WORD for number in numbers]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+class Shuffled(Sampler[int]):
+    """The rows of a training set in a new order in every epoch.
+
+    Args:
+        rows: The set.
+        seed: Decides the orders, together with the epoch's number.
+        epoch: Number of the first epoch that is drawn; Lightning tells the later ones by :meth:`set_epoch`.
+    """
+
+    def __init__(self, rows: Sized, seed: int, epoch: int = 0) -> None:
+        self.size, self.seed, self.epoch = len(rows), seed, epoch
+        self.views = isinstance(rows, Views)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turn to the order of an epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        first = self.epoch * self.size if self.views else 0
+        return iter((first + torch.randperm(self.size, generator=generator)).tolist())
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Images as a transform shows them: item ``epoch * N + i`` is image ``i`` as that epoch sees it.
+
+    A view is a function of the seed, the epoch and the image, so it is the same in whichever process it is made. The
+    transform draws from torch's generator, as torchvision's do; the caller's random numbers go on as if it had not.
+
+    Args:
+        images: Labelled images.
+        transform: Makes an image a tensor.
+        seed: Decides the views.
+    """
+
+    def __init__(self, images: _Images, transform: Callable[[Any], Tensor], seed: int = 0) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        epoch, index = divmod(item, len(self.images))
+        image, label = self.images[index]
+        before = torch.get_rng_state()
+        # not torch.manual_seed, which would reseed the accelerators as well
+        torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
+        try:
+            return self.transform(image), label
+        finally:
+            torch.set_rng_state(before)
