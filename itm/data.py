@@ -197,6 +197,7 @@ class TransferData(LightningDataModule):
         super().__init__()
         self.train, self.held_out = train, held_out
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self._epoch = 0
 
     @classmethod
     def from_features(
@@ -236,9 +237,7 @@ class TransferData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Loader of the training part."""
-        # workers fetch ahead as soon as training is resumed, before Lightning tells the epoch
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        order = Shuffled(self.train, self.seed, epoch)  # type: ignore[arg-type]
+        order = Shuffled(self.train, self.seed, self._epoch)  # type: ignore[arg-type]
         return self._loader(self.train, sampler=order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -248,6 +247,15 @@ class TransferData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Loader of the held-out part, as for validation."""
         return self.val_dataloader()
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that a checkpoint goes on with: workers fetch its batches before Lightning tells it."""
+        progress: Any = self.trainer and self.trainer.fit_loop.epoch_progress.current
+        return {"epoch": progress.processed if progress else self._epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin with the epoch of a checkpoint."""
+        self._epoch = state_dict["epoch"]
 
     def _loader(self, dataset: Dataset[Any], **settings: Any) -> DataLoader[Any]:
         return DataLoader(
