@@ -16,12 +16,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from itm import cli, comparison
+from itm import cli
+from itm.comparison import compare_with_truth, known_priors
 from itm.errors import SettingError
 from itm.extract import OnError, Precision
 from itm.forked import processes
 from itm.ranking import rank_all
 from itm.report import Report
+from itm.truth import find_truth
 from itm.zoo import features_of_zoo
 
 ROOT = Path(__file__).resolve().parent
@@ -42,13 +44,12 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     scorers = [instantiate(node) for node in cfg.scorer.values()]  # before the hours: a misspelt setting stops here
     source = None if cfg.groundtruth is None else str(cfg.groundtruth)
-    truth = comparison.find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
+    truth = find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
 
     extraction = {key: settings[key] for key in ("data", "zoo", "trainer", "store", "seed")}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
-    priors = {} if truth is None else comparison.known_priors(candidates, truth)
-    compared = None if truth is None else comparison.compare_with_truth(rankings, truth, priors)
+    compared = truth and compare_with_truth(rankings, truth, known_priors(candidates, truth))
     report = Report(images, rankings, candidates, failed, left_out, settings, compared)
 
     written = report.write(output)

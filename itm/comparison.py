@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from itm import rowwise
-from itm.catalog import CATALOG
-from itm.errors import SettingError, unknown
-from itm.groundtruth import PAPER_COLUMN, load
 from itm.metrics import kendall_tau, regret, weighted_kendall_tau
 from itm.ranking import Ranking
 from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
+from itm.truth import LEAST_MODELS, Truth
 from itm.uncertainty import Spread, bootstrap, spread
 
-LEAST_MODELS = 3
-"""Fewer models than these have no order to speak of."""
 LEAST_FOR_INTERVAL = 6
-"""With fewer models a bootstrap mostly draws copies of two or three, and its interval reaches from -1 to 1."""
-PAPER_PROTOCOL = (
-    "full fine-tuning with AdamW for 100 epochs; test accuracy at the best of 6 settings of learning rate and weight"
-    " decay (Zheng et al. 2025)"
-)
-RECORDED = ("adaptation", "epochs", "batch_size", "lr", "weight_decay", "seed", "image_size", "precision")
-"""What is told of the cells that stand beside a table, in this order, as far as they record it."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Accuracy after fine-tuning on the dataset of a run.
-
-    Args:
-        dataset: Name of the dataset.
-        table: Percent, index model, columns dataset, as :func:`itm.groundtruth.load` returns it.
-        column: The dataset's column.
-        source: ``"paper"`` or the file, as the user knows it.
-        protocol: How the models were fine-tuned, in words; empty where it is not recorded.
-    """
-
-    dataset: str
-    table: pd.DataFrame
-    column: str
-    source: str
-    protocol: str = ""
-
-    @cached_property
-    def accuracy(self) -> dict[str, float]:
-        """Percent by model, models without a value left out."""
-        return {str(model): float(value) for model, value in self.table[self.column].dropna().items()}
-
-    def shared(self, models: Collection[str]) -> list[str]:
-        """Those of the models that have a true accuracy, in their order."""
-        return [model for model in models if model in self.accuracy]
+"""With fewer models a bootstrap draws mostly copies, and its interval says next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +72,6 @@ class TruthComparison:
         """True accuracy of the compared models, percent, best first."""
         values = self.truth.accuracy
         return {model: values[model] for model in sorted(self.models, key=lambda model: -values[model])}
-
-    @property
-    def best(self) -> Row | None:
-        """The scorer with the best ``tau_w``."""
-        return next((row for row in self.rows if not row.prior), None)
-
-    def row(self, scorer: str) -> Row | None:
-        """The row of a scorer, None where it has none."""
-        return next((row for row in self.rows if row.name == scorer and not row.prior), None)
 
     def words(self) -> list[str]:
         """What a reader has to know of the numbers, a sentence each."""
@@ -237,66 +188,3 @@ def _evaluate(name: str, models: Sequence[str], truth: Truth, scores: Mapping[st
         picks=tuple(model for model in models if scores[model] == max(found)),
         interval=bootstrap(values, found) if len(models) >= LEAST_FOR_INTERVAL else None,
     )
-
-
-def find_truth(source: str | None, data: str, models: Collection[str], shipped: Path) -> Truth | None:
-    """Find the true accuracies for a run, before any image is read.
-
-    Args:
-        source: ``"shipped"``: the table of the folder ``shipped`` that covers most of the models, for a dataset known
-            by name; none of them fitting is no error. ``"paper"``: the paper's table. A CSV file that
-            :func:`itm.groundtruth.load` reads. None: no comparison.
-        data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
-        models: Names of the run's models.
-        shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trainings and are no tables.
-
-    Returns:
-        The true accuracies, or None.
-
-    Raises:
-        SettingError: If ``source`` is not known, or a table that was asked for has no such dataset or fewer than
-            :data:`LEAST_MODELS` of the models.
-        DataError: If a file is no such table.
-    """
-    if source is None:
-        return None
-    dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
-    if source == "shipped":
-        paths = (path for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells"))
-        found = [truth for path in paths if data in CATALOG and (truth := _read(str(path), dataset)) is not None]
-        best = max(found, key=lambda truth: len(truth.shared(models)), default=None)
-        return best if best is not None and len(best.shared(models)) >= LEAST_MODELS else None
-    if source != "paper" and not Path(source).suffix and not Path(source).is_file():
-        raise unknown("groundtruth", source, ("shipped", "paper", "<a CSV file>", "null"))
-    chosen = _read(source, dataset)
-    if chosen is None:
-        has = ", ".join(load(source).columns)
-        raise SettingError(f"groundtruth={source}: no column for the dataset {dataset!r}; the table has {has}.")
-    if (count := len(chosen.shared(models))) < LEAST_MODELS:
-        raise SettingError(
-            f"groundtruth={source}: expected accuracies in column {chosen.column} for at least {LEAST_MODELS} models"
-            f" of the zoo ({', '.join(models)}), found {count}; it has {', '.join(chosen.accuracy) or 'none'}."
-        )
-    return chosen
-
-
-def _read(source: str, dataset: str) -> Truth | None:
-    """The table if it has the dataset, by this package's name or the paper's."""
-    table = load(source)
-    column = next((name for name in (dataset, PAPER_COLUMN.get(dataset)) if name in table.columns), None)
-    if column is None:
-        return None
-    protocol = PAPER_PROTOCOL if source == "paper" else _protocol(Path(source), column)
-    return Truth(dataset, table, column, source, protocol)
-
-
-def _protocol(path: Path, dataset: str) -> str:
-    """What the cells beside a table have recorded of the fine-tuning, empty where there are none."""
-    cells = path.with_name(f"{path.stem}_cells.csv")
-    if not cells.is_file():
-        return ""
-    frame = pd.read_csv(cells, dtype=str)
-    if "dataset" in frame:
-        frame = frame[frame["dataset"] == dataset]
-    values = {name: frame[name].dropna().unique() for name in RECORDED if name in frame}
-    return "; ".join(f"{name} {' or '.join(found)}" for name, found in values.items() if len(found))

@@ -23,6 +23,7 @@ from itm.figures import save, sweep_dots, sweep_lines
 
 _log = logging.getLogger(__name__)
 
+_TRUTH = ("tau_w", "regret")  # of a whole ranking, not of a model
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
 
@@ -30,8 +31,9 @@ class Collect(Callback):
     """Collects the rankings of a multirun's jobs.
 
     After every job ``<name>.csv`` in the multirun's folder holds all jobs so far, so a later failure costs nothing; at
-    the end come ``<name>.png`` and ``.svg``, a table on the console and, where tracking is on, a W&B table. A job that
-    failed is named with its reason, the others count, and the command ends with status 2.
+    the end come ``<name>.png`` and ``.svg``, a table on the console and, where tracking is on, a W&B table. Where the
+    true accuracies are known, ``<name>_truth.png`` and ``.svg`` show the weighted tau and the regret. A job that failed
+    is named with its reason, the others count, and the command ends with status 2.
 
     Args:
         name: Name of the files.
@@ -87,12 +89,18 @@ class Collect(Callback):
         job_return.return_value, job_return.status = None, JobStatus.COMPLETED
 
     def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
-        png, _ = save(_DRAW[self.figure](frame, self.x, self.line, self.values), folder / self.name)
+        draw = _DRAW[self.figure]
+        pictures = [save(draw(frame, self.x, self.line, self.values), folder / self.name)[0]]
+        if "tau_w" in frame:
+            rankings = (
+                frame.drop_duplicates(["job", "scorer"]).drop(columns="model").rename(columns={"scorer": "model"})
+            )
+            pictures += save(draw(rankings, self.x, self.line, _TRUTH), folder / f"{self.name}_truth")[:1]
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
-        print(f"Table and figure: {folder / self.name}.csv, {png}")
+        print(f"Table and figure: {folder / self.name}.csv, {', '.join(map(str, pictures))}")
         if "_target_" in config.tracking:
             settings = {"collects": self.name, "data": OmegaConf.to_container(config.data)}
-            instantiate(config.tracking).log_table(self.name, frame, png, folder, settings)
+            instantiate(config.tracking).log_table(self.name, frame, pictures, folder, settings)
 
 
 def collect(folder: Path) -> pd.DataFrame:
@@ -103,7 +111,9 @@ def collect(folder: Path) -> pd.DataFrame:
 
     Returns:
         One row per job, scorer and model: ``job``, the job's overrides by the last word of their key, then the columns
-        of the ranking. A column of the ranking that an override hides is kept as ``<name>_used``.
+        of the ranking. A column of the ranking that an override hides is kept as ``<name>_used``. Where a job knew the
+        true accuracies: ``tau_w`` (scipy's definition) and ``regret`` (points) of each scorer, and ``prior_tau_w``, the
+        best of the rankings that never look at the images.
     """
     frames = []
     for job in sorted(folder.glob("*/ranking.csv"), key=lambda path: (len(path.parent.name), path.parent.name)):
@@ -113,8 +123,16 @@ def collect(folder: Path) -> pd.DataFrame:
         for place, (name, value) in enumerate(swept.items()):
             frame.insert(place, name, value)
         frame.insert(0, "job", job.parent.name)
-        frames.append(frame)
+        frames.append(_with_truth(frame, job.with_name("comparison.csv")))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _with_truth(frame: pd.DataFrame, comparison: Path) -> pd.DataFrame:
+    if not comparison.is_file():
+        return frame
+    rows = pd.read_csv(comparison)
+    frame = frame.merge(rows.loc[~rows["prior"], ["scorer", *_TRUTH]], on="scorer", how="left")
+    return frame.assign(prior_tau_w=rows.loc[rows["prior"], "tau_w"].max())
 
 
 def _setting(override: str) -> tuple[str, Any]:
@@ -123,14 +141,19 @@ def _setting(override: str) -> tuple[str, Any]:
 
 
 def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
-    """One line per setting of the sweep: the order it gave, and what it took."""
+    """One line per setting of the sweep: the order it gave, how true that is where it is known, and what it took."""
     table = Table(title=name, title_justify="left")
-    for header in (*swept, "scorer", "order, best first (score)", "seconds"):
+    known = [column for column in _TRUTH if column in frame]
+    for header in (*swept, "scorer", "order, best first (score)", *known, "seconds"):
         table.add_column(header)
     for keys, rows in frame.groupby([*swept, "scorer"], sort=False):
         order = ", ".join(_score(row) for row in rows.sort_values("rank").itertuples())
-        table.add_row(*(str(key) for key in keys), order, f"{rows['seconds'].sum():.1f}")
+        truth = (f"{value:.2f}" for value in rows[known].iloc[0])
+        table.add_row(*(str(key) for key in keys), order, *truth, f"{rows['seconds'].sum():.1f}")
     Console().print(table)
+    if known and frame["prior_tau_w"].notna().any():
+        best = frame["prior_tau_w"].max()
+        print(f"tau_w by scipy's definition; the best ranking without a look at the images has {best:.2f}.")
 
 
 def _score(row: Any) -> str:

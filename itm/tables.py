@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from itm.comparison import Row, TruthComparison
+from itm.comparison import TruthComparison
 from itm.ranking import Ranking
 from itm.zoo import Candidate
 
@@ -81,31 +81,27 @@ def truth_table(comparison: TruthComparison) -> Table:
     count = len(comparison.models)
     table = _plain_table(f"Against the true accuracy on {escape(comparison.truth.dataset)} ({count} models)")
     intervals = any(row.interval for row in comparison.rows)
-    seeds = any(row.seeds for row in comparison.rows)
-    extra = ["95 % interval"] * intervals + ["± seeds"] * seeds
-    _columns(table, "<", "tau_w scipy", *extra, "tau_w paper", "Kendall tau", "regret, points")
+    seeds = "\n± seeds" if any(row.seeds for row in comparison.rows) else ""
+    known = ["95 % interval"] * intervals
+    _columns(table, "<", f"tau_w scipy{seeds}", *known, "tau_w paper", "Kendall", "regret,\npoints")
     table.add_column("picks", overflow="fold")
     for prior, rows in groupby(comparison.rows, key=lambda row: row.prior):
         if prior:
             table.add_section()
         for row in rows:
-            table.add_row(*_cells(row, count, intervals=intervals, seeds=seeds))
+            name = f"prior: {row.name}" if prior else row.name
+            others = f" (+{len(row.picks) - 1} equal)" if len(row.picks) > 1 else ""
+            interval = f"{row.interval.low:.2f} .. {row.interval.high:.2f}" if row.interval else "-"
+            table.add_row(
+                name if row.models == count else f"{name}, {row.models} models",
+                f"{row.tau_w:.2f}" + (f" ± {row.seeds.std:.2f}" if row.seeds else " " * 7 * bool(seeds)),
+                *[interval] * intervals,
+                f"{row.tau_w_paper:.2f}",
+                f"{row.kendall_tau:.2f}",
+                f"{row.regret:.2f}",
+                escape(row.picks[0] + others),
+            )
     return table
-
-
-def _cells(row: Row, count: int, *, intervals: bool, seeds: bool) -> list[str]:
-    name = f"prior: {row.name}" if row.prior else row.name
-    interval = f"{row.interval.low:.2f} .. {row.interval.high:.2f}" if row.interval else "-"
-    return [
-        escape(name if row.models == count else f"{name} ({row.models} models)"),
-        f"{row.tau_w:.2f}",
-        *[interval] * intervals,
-        *[f"{row.seeds.std:.2f}" if row.seeds else "-"] * seeds,
-        f"{row.tau_w_paper:.2f}",
-        f"{row.kendall_tau:.2f}",
-        f"{row.regret:.2f}",
-        escape(" = ".join(row.picks)),
-    ]
 
 
 def _accuracy(truth: Accuracy, model: str) -> str:

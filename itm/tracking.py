@@ -1,17 +1,19 @@
-"""Weights & Biases: one run per command, offline where nobody is logged in, and never a question."""
+"""Weights & Biases: one run per command or trained cell, offline where nobody is logged in, and never a question."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from itm.figures import score_bars
+from itm.cells import Record
+from itm.figures import score_bars, truth_scatter
 from itm.report import Report
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class Wandb:
     entity: str | None = None
 
     def log(self, report: Report, folder: Path) -> str:
-        """Log a report as one run: settings, curves, the ranking table, the figure and seconds.
+        """Log a report as one run: settings, curves, seconds, tables, figures, and how true the rankings are.
 
         Args:
             report: What to log.
@@ -50,20 +52,39 @@ class Wandb:
                 for entry in ranking.entries:
                     _log_curve(run, f"{ranking.scorer.name}/{entry.model}", entry.details)
                     run.summary[f"{ranking.scorer.name}/{entry.model}/score"] = entry.score
+                run.summary[f"{ranking.scorer.name}/mean_score"] = statistics.fmean(ranking.scores.values())
                 run.summary[f"{ranking.scorer.name}/seconds"] = sum(entry.seconds for entry in ranking.entries)
                 run.log({f"{ranking.scorer.name}/scores": wandb.Image(score_bars(ranking))})
             run.log({"ranking": wandb.Table(dataframe=report.to_frame())})
+            _log_comparison(run, report)
             return str(Path(run.dir).parent)
         finally:
             run.finish()
 
-    def log_table(self, name: str, frame: Any, figure: Path, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Log the collected table and figure of a multirun as a run of their own in the same group."""
+    def log_table(
+        self, name: str, frame: Any, figures: Sequence[Path], folder: Path, settings: Mapping[str, Any]
+    ) -> None:
+        """Log the collected table and figures of a multirun as a run of their own in the same group."""
         run = self._start(folder, settings, job_type="collect")
         try:
-            run.log({name: wandb.Table(dataframe=frame), f"{name}_figure": wandb.Image(str(figure))})
+            pictures = {f"{figure.stem}_figure": wandb.Image(str(figure)) for figure in figures}
+            run.log({name: wandb.Table(dataframe=frame), **pictures})
         finally:
             run.finish()
+
+    def log_cell(self, record: Record, folder: Path) -> None:
+        """Log a cell of the ground truth as one run, grouped by its dataset and model."""
+        cell, facts = record.cell, record.to_json()
+        grouped = replace(self, group=self.group or f"{cell.dataset}/{cell.model}")
+        run = grouped._start(folder, facts["cell"], job_type="train_groundtruth")
+        try:
+            for epoch in record.history:
+                run.log(dict(epoch), step=int(epoch["epoch"]))
+            run.summary.update({key: facts[key] for key in ("status", "error", "facts")})
+            if record.error is None:
+                run.summary.update({"best_accuracy": record.best["accuracy"], "best_epoch": record.best["epoch"]})
+        finally:
+            run.finish(exit_code=int(record.error is not None))
 
     def _start(self, folder: Path, settings: Mapping[str, Any], job_type: str) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +106,17 @@ class Wandb:
             return None
         _log.info("No W&B login on this machine: runs are kept offline; `wandb sync` uploads them.")
         return "offline"
+
+
+def _log_comparison(run: Any, report: Report) -> None:
+    if report.comparison is None or not report.comparison.rows:
+        return
+    for row in report.comparison.rows:
+        prefix = f"prior/{row.name}" if row.prior else row.name
+        run.summary[f"{prefix}/tau_w"] = row.tau_w
+        run.summary[f"{prefix}/regret"] = row.regret
+    figure = wandb.Image(truth_scatter(report.rankings, report.truth))
+    run.log({"comparison": wandb.Table(dataframe=report.comparison.to_frame()), "truth": figure})
 
 
 def _log_curve(run: Any, prefix: str, details: Mapping[str, Any]) -> None:

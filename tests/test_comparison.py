@@ -15,11 +15,12 @@ from rich.console import Console
 from scipy import stats
 
 from itm import figures, rowwise
-from itm.comparison import Truth, compare_with_truth, find_truth, known_priors
+from itm.comparison import compare_with_truth, known_priors
 from itm.data import load_images
 from itm.errors import DataError, SettingError
 from itm.report import Report
 from itm.scorers import ITM, KNN, LogME
+from itm.truth import Truth, find_truth
 
 ACCURACY = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0}
 
@@ -168,7 +169,7 @@ def test_shipped_takes_the_table_that_covers_most_and_is_silent_otherwise(table:
     found = find_truth("shipped", "elpv", "abcd", tmp_path)
     assert found is not None
     assert found.source == str(tmp_path / "more.csv")
-    assert found.protocol == "adaptation full; epochs 3; lr 0.1 or 0.2"
+    assert found.protocol == "adaptation full, epochs 3, learning rate 0.1 or 0.2"
     assert find_truth("shipped", "elpv", "ab", tmp_path) is None
     assert find_truth("shipped", "digits", "abcd", tmp_path) is None
     assert find_truth("shipped", str(tmp_path / "elpv"), "abcd", tmp_path) is None, "a folder is not the dataset"
@@ -231,3 +232,35 @@ def test_scatter_names_every_model_once_per_row_and_inside_the_panel() -> None:
             places = sorted(text.get_position()[1] for text in axes.texts)
             assert low <= places[0] < places[-1] <= high
             assert np.diff(places).min() > 0.9 * (high - low) / 22, "names do not overlap"
+
+
+TINY = ("~zoo", *(f"+zoo.{name}={{model: resnet10t, image_size: 32, seed: {seed}}}" for seed, name in enumerate("abc")))
+
+
+def test_an_ablation_ends_with_tau_by_setting(run, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("true.csv").write_text("model,images,digits\na,90,1\nb,80,2\nc,70,3\n", encoding="utf-8")
+    out = run(
+        "+experiment=ablation_batch", f"data={image_folder}", *TINY, "seeds=1", "tracking=none",
+        "groundtruth=true.csv", "scorer.itm.batch_size=4,8", "scorer.itm.iterations=2",
+    )  # fmt: skip
+    frame = pd.read_csv(out / "ablation_batch.csv")
+    assert len(frame) == 6
+    for _, rows in frame.groupby("job"):
+        tau = stats.weightedtau(rows["true_accuracy"], rows["score"]).statistic
+        assert list(rows["tau_w"]) == pytest.approx([tau] * 3)
+        assert list(rows["regret"]) == pytest.approx([90 - rows.loc[rows["rank"] == 1, "true_accuracy"].mean()] * 3)
+        assert set(rows["prior_tau_w"]) == {0.0}, "all of one size; the other dataset has the reverse order"
+    assert {path.name for path in out.glob("*_truth.*")} == {"ablation_batch_truth.png", "ablation_batch_truth.svg"}
+    printed = capsys.readouterr().out
+    assert "Against the true accuracy on images (3 models)" in printed
+    assert "regret" in printed[printed.index("best first") :]
+
+
+def test_a_table_that_does_not_fit_stops_before_any_image(run, image_folder: Path, capsys) -> None:
+    (image_folder / "ant" / "0.png").write_bytes(b"no image")
+    Path("true.csv").write_text("model,pets\na,90\nb,80\nc,70\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        run(f"data={image_folder}", *TINY, "groundtruth=true.csv")
+    assert stop.value.code == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
+    assert line.endswith("groundtruth=true.csv: no column for the dataset 'images'; the table has pets.")

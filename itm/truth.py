@@ -1,0 +1,127 @@
+"""Where the true accuracies of a run come from: a table that fits its dataset and models, found before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from itm.catalog import CATALOG
+from itm.errors import DataError, SettingError, unknown
+from itm.groundtruth import PAPER_COLUMN, load
+
+LEAST_MODELS = 3
+"""Fewer models than these have no order to speak of."""
+PAPER_PROTOCOL = (
+    "full fine-tuning with AdamW for 100 epochs; test accuracy at the best of 6 settings of learning rate and weight"
+    " decay (Zheng et al. 2025)"
+)
+RECORDED = {
+    "adaptation": "adaptation",
+    "epochs": "epochs",
+    "batch_size": "batch size",
+    "image_size": "pixels",
+    "limit": "training images",
+    "test_limit": "test images",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "seed": "seed",
+}
+"""Columns of the cells beside a table that say how its models were trained, and the word for each."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Accuracy after fine-tuning on the dataset of a run.
+
+    Args:
+        dataset: Name of the dataset.
+        table: Percent, index model, columns dataset, as :func:`itm.groundtruth.load` returns it.
+        column: The dataset's column.
+        source: ``"paper"`` or the file, as the user knows it.
+        protocol: How the models were fine-tuned, in words; empty where it is not recorded.
+    """
+
+    dataset: str
+    table: pd.DataFrame
+    column: str
+    source: str
+    protocol: str = ""
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Percent by model, models without a value left out."""
+        return {str(model): float(value) for model, value in self.table[self.column].dropna().items()}
+
+    def shared(self, models: Collection[str]) -> list[str]:
+        """Those of the models that have a true accuracy, in their order."""
+        return [model for model in models if model in self.accuracy]
+
+
+def find_truth(source: str | None, data: str, models: Collection[str], shipped: Path) -> Truth | None:
+    """Find the true accuracies for a run, before any image is read.
+
+    Args:
+        source: ``"shipped"``: the table of the folder ``shipped`` that covers most of the models, for a dataset known
+            by name; none of them fitting is no error. ``"paper"``: the paper's table. A CSV file that
+            :func:`itm.groundtruth.load` reads. None: no comparison.
+        data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
+        models: Names of the run's models.
+        shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trainings and are no tables.
+
+    Returns:
+        The true accuracies, or None.
+
+    Raises:
+        SettingError: If ``source`` is not known, or a table that was asked for has no such dataset or fewer than
+            :data:`LEAST_MODELS` of the models.
+        DataError: If a file is no such table.
+    """
+    if source is None:
+        return None
+    dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
+    if source == "shipped":
+        paths = (path for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells"))
+        found = [truth for path in paths if data in CATALOG and (truth := _read(str(path), dataset)) is not None]
+        best = max(found, key=lambda truth: len(truth.shared(models)), default=None)
+        return best if best is not None and len(best.shared(models)) >= LEAST_MODELS else None
+    if source != "paper" and not Path(source).suffix and not Path(source).is_file():
+        raise unknown("groundtruth", source, ("shipped", "paper", "<a CSV file>", "null"))
+    chosen = _read(source, dataset)
+    if chosen is None:
+        has = ", ".join(load(source).columns)
+        raise SettingError(f"groundtruth={source}: no column for the dataset {dataset!r}; the table has {has}.")
+    if (count := len(chosen.shared(models))) < LEAST_MODELS:
+        raise SettingError(
+            f"groundtruth={source}: expected accuracies in column {chosen.column} for at least {LEAST_MODELS} models"
+            f" of the zoo ({', '.join(models)}), found {count}; it has {', '.join(chosen.accuracy) or 'none'}."
+        )
+    return chosen
+
+
+def _read(source: str, dataset: str) -> Truth | None:
+    """The table if it has the dataset, by this package's name or the paper's."""
+    table = load(source)
+    column = next((name for name in (dataset, PAPER_COLUMN.get(dataset)) if name in table.columns), None)
+    if column is None:
+        return None
+    protocol = PAPER_PROTOCOL if source == "paper" else _protocol(Path(source), column)
+    return Truth(dataset, table, column, source, protocol)
+
+
+def _protocol(path: Path, dataset: str) -> str:
+    """What the cells beside a table have recorded of the fine-tuning, empty where there are none."""
+    cells = path.with_name(f"{path.stem}_cells.csv")
+    if not cells.is_file():
+        return ""
+    try:
+        frame = pd.read_csv(cells, dtype=str)
+        rows = frame[frame["dataset"] == dataset]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{cells}: cannot be read as a table of cells ({error}); mend it or move it away.") from error
+    values = {word: rows[name].dropna().unique() for name, word in RECORDED.items() if name in rows}
+    known = {word: " or ".join(v.removesuffix(".0") for v in found) for word, found in values.items() if len(found)}
+    return ", ".join(f"{word} {found}" for word, found in known.items())
