@@ -1,8 +1,8 @@
 """True rankings: accuracy after fine-tuning, published or your own, and the scores that the ITM paper reports.
 
 ``python -m itm.groundtruth priors`` prints how well rankings that never look at the images do on the paper's table,
-``python -m itm.groundtruth segmentation`` what each definition of the weighted tau gives for its segmentation table.
-The published tables are CSV files inside the package (``itm/published``), so an installed ``itm`` has them.
+``... segmentation`` what each definition of the weighted tau gives for its segmentation table; ``... collect`` makes a
+table of your own records. The published ones are CSV files in the package (``itm/published``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -20,10 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import rankdata
 
-from itm import rowwise
+from itm import collect, rowwise
 from itm.errors import DataError, SettingError, unknown
 
 PAPER_COLUMN = {
@@ -82,6 +82,11 @@ def load(source: str | Path = "paper") -> pd.DataFrame:
     if path.suffix:
         raise SettingError(f"groundtruth={source}: no such file.")
     raise unknown("groundtruth", source, ["paper", "<a CSV file>"])
+
+
+def published() -> pd.DataFrame:
+    """The paper's table with the dataset names of this package."""
+    return load("paper").rename(columns={column: name for name, column in PAPER_COLUMN.items()})
 
 
 def _read(path: Path | Traversable) -> pd.DataFrame:
@@ -268,31 +273,26 @@ def _print_priors(console: Console, definition: rowwise.Definition) -> None:
     published = reported("table1_weighted_tau").loc[["ITM", "LogME"]].T.rename(columns="{}, published".format)
     taus = prior_taus(table.loc[list(PAPER10)], definition)
     rows = pd.concat([taus, taus.mean().to_frame("Avg").T]).join(published)
-    _show(console, rows, f"Weighted tau ({definition}), ten models like the paper's: {', '.join(PAPER10)}")
+    title = f"Weighted tau ({definition}), ten models like the paper's: {', '.join(PAPER10)}"
+    collect.print_table(console, rows, title)
     pools = paper_pools(table)
     averages = pd.DataFrame({prior: t.mean(axis=0) for prior, t in taus_over(table, pools, definition).items()})
-    _show(console, averages.agg(["min", "median", "max"]), f"Avg over all {len(pools):,} choices of the four CNNs")
-
-
-def _show(console: Console, rows: pd.DataFrame, title: str) -> None:
-    shown = Table("", title=title)
-    for column in rows.columns:
-        shown.add_column(str(column), justify="right")
-    for name, row in rows.iterrows():
-        shown.add_row(str(name), *(f"{value:.3f}" for value in row))
-    console.print(shown)
+    title = f"Avg over all {len(pools):,} choices of the four CNNs"
+    collect.print_table(console, averages.agg(["min", "median", "max"]), title)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print an analysis of the published tables."""
+    """Print an analysis of the published tables, or collect your own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["collect"]:
+        return collect.main(arguments[1:], published())
     parser = argparse.ArgumentParser(prog="python -m itm.groundtruth", description=main.__doc__)
-    parser.add_argument("analysis", choices=("priors", "segmentation"))
+    parser.add_argument("analysis", choices=("priors", "segmentation", "collect"))
     parser.add_argument("--definition", choices=rowwise.DEFINITIONS, default="scipy", help="of the weighted tau")
     chosen = parser.parse_args(arguments)
     if chosen.analysis == "priors":
-        _print_priors(Console(), chosen.definition)
-    else:
-        _show(Console(), segmentation_taus(), "Weighted tau of the paper's segmentation table")
+        return _print_priors(Console(), chosen.definition)
+    return collect.print_table(Console(), segmentation_taus(), "Weighted tau of the paper's segmentation table")
 
 
 if __name__ == "__main__":

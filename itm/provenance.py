@@ -1,0 +1,51 @@
+"""Where a number comes from: code, versions and machine, as plain values for a record."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning")
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that decides numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+@cache
+def commit() -> str | None:
+    """Git commit of this package's sources, ``-dirty`` behind it where they were altered; None where git has none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:  # a package that was installed below somebody else's repository is no part of it
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def device(accelerator: str) -> str:
+    """The GPU's name, or the processor's with the number of threads in use."""
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def peak_memory(accelerator: str) -> int:
+    """Most memory in use at once, bytes: the GPU's since its counter was reset, or this process's since it started."""
+    if accelerator == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
