@@ -22,6 +22,7 @@ from itm.ranking import Ranking
 
 # Okabe and Ito's palette: told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LOGARITHMIC = ("seconds", "eta_lambda_max")
 STYLE = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
@@ -90,7 +91,7 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
             axes.set_xticks(sorted(frame[x].unique()), [f"{tick:g}" for tick in sorted(frame[x].unique())])
             axes.tick_params(axis="x", labelsize=8)  # powers of four up to 4096 stand side by side
             axes.minorticks_off()
-        if value == "seconds":
+        if value in _LOGARITHMIC:
             axes.set_yscale("log")
         axes.set_xlabel(x)
         axes.set_ylabel(value)
@@ -102,7 +103,7 @@ def sweep_dots(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[s
     """What a sweep over words found: a panel for each value, a row for each model, a colour for each word.
 
     Args:
-        frame: As in :func:`sweep_lines`; scores with a column ``std`` get whiskers.
+        frame: As in :func:`sweep_lines`; scores with a ``std`` get whiskers.
         x: Column told apart by colour.
         line: Column told apart by the dot's filling, or None.
         values: Columns to draw, one panel each.
@@ -113,13 +114,14 @@ def sweep_dots(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[s
     height = 0.9 + len(models) * max(0.34, 0.1 * len(levels))
     figure, panels = _panels(len(values), 1.8 + 3.6 * len(values), height)
     for value, axes in zip(values, panels, strict=True):
+        spread = value == "score" and bool(frame["std"].notna().any())
         for place, ((word, *filling), rows) in enumerate(levels):
             colour = COLOURS[colours.index(word) % len(COLOURS)]
             open_dot = filling and fillings.index(filling[0]) % 2
             axes.errorbar(
                 rows[value],
                 [models.index(model) + 0.8 * ((place + 0.5) / len(levels) - 0.5) for model in rows["model"]],
-                xerr=rows["std"] if value == "score" and rows["std"].notna().any() else None,
+                xerr=rows["std"] if spread else None,
                 fmt="o",
                 markersize=5,
                 elinewidth=1,
@@ -132,9 +134,9 @@ def sweep_dots(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[s
         axes.grid(visible=False, axis="y")
         for edge in range(1, len(models)):
             axes.axhline(edge - 0.5, color="0.85", linewidth=0.8)
-        if value == "seconds":
+        if value in _LOGARITHMIC:
             axes.set_xscale("log")
-        axes.set_xlabel(value)
+        axes.set_xlabel(f"{value} (mean ± std over seeds)" if spread else value)
     panels[-1].legend(title=x, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure
 
@@ -192,6 +194,78 @@ def _name_rows(
         axes.plot([0, 0.15], [place, at], color="0.6", linewidth=0.7, transform=inches, clip_on=False)
         axes.plot(0.22, at, markersize=5, transform=inches, clip_on=False, **looks[name])
         axes.text(0.32, at, name, fontsize=8, va="center", transform=inches)
+
+
+def standing_dots(table: pd.DataFrame) -> Figure:
+    """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
+
+    Args:
+        table: Of :func:`itm.standings.by_dataset` or the statistics of :func:`itm.standings.by_metric`.
+    """
+    columns = [name for name in table.columns if name not in ("mean", "seconds")]
+    figure, (axes,) = _panels(1, 6.4, 0.9 + 0.26 * len(table))
+    places = np.arange(len(table))
+    for i, column in enumerate(columns):
+        marker = "osD^v"[i // len(COLOURS) % 5]
+        axes.plot(table[column], places, marker, color=COLOURS[i % len(COLOURS)], markersize=5, label=column)
+    if "mean" in table:
+        axes.plot(table["mean"], places, "|", color="0.2", markersize=14, markeredgewidth=2, label="mean")
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set_yticks(places, table.index)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_xlabel("weighted Kendall's tau (scipy's)" if "mean" in table else "mean over the datasets")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
+    """Weighted tau of the best scorers on every dataset, a spoke per dataset (the paper's Fig. 5).
+
+    Args:
+        table: Of :func:`itm.standings.by_dataset`.
+        scorers: How many are drawn; priors come as grey dashes.
+    """
+    datasets = [name for name in table.columns if name not in ("mean", "seconds")]
+    angles = np.linspace(0, 2 * np.pi, len(datasets) + 1)
+    priors = table.index.str.endswith("(prior)")
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.add_subplot(projection="polar")
+        for i, (name, row) in enumerate(table[~priors].head(scorers).iterrows()):
+            values = row[datasets].to_numpy(float)
+            axes.plot(
+                angles, [*values, values[0]], color=COLOURS[i % len(COLOURS)], marker="o", markersize=4, label=name
+            )
+        for dash, (name, row) in zip(("--", ":", "-."), table[priors].iterrows(), strict=False):
+            values = row[datasets].to_numpy(float)
+            axes.plot(angles, [*values, values[0]], dash, color="0.4", label=name)
+        axes.set_xticks(angles[:-1], datasets)
+        axes.set_ylim(min(0.0, float(np.nanmin(table[datasets].to_numpy(float)))), 1)
+        axes.legend(loc="center left", bbox_to_anchor=(1.1, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+def subpool_scatter(values: pd.DataFrame, against: str) -> Figure:
+    """Weighted tau of one scorer against every other one on the same sub-pools, a panel each (the paper's Fig. 3).
+
+    Args:
+        values: Of :func:`itm.standings.over_subpools`.
+        against: The scorer on the vertical axis; points above the diagonal are its wins.
+    """
+    others = [name for name in values.columns if name != against]
+    columns = min(4, len(others))
+    rows = math.ceil(len(others) / columns)
+    low = min(0.0, float(values.min().min())) - 0.05
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(1.9 * columns, 1.9 * rows), layout="constrained")
+        for place, name in enumerate(others, 1):
+            axes = figure.add_subplot(rows, columns, place)
+            axes.plot([low, 1.05], [low, 1.05], color="0.6", linewidth=0.8)
+            axes.plot(values[name], values[against], ".", markersize=3, alpha=0.3)
+            axes.set(xlim=(low, 1.05), ylim=(low, 1.05), xlabel=name, aspect="equal")
+            if place % columns == 1 or columns == 1:
+                axes.set_ylabel(against)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

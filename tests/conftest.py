@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -57,3 +58,23 @@ def image_folder(tree: Tree) -> Path:
     return tree(
         (f"ant/{i}.png" for i in range(10)), (f"bee/{i}.png" for i in range(5)), (f"cat/{i}.png" for i in range(5))
     )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[..., Path]:
+    """Runs estimate.py in this process, in an empty folder, and returns its output folder."""
+    import estimate
+    from itm import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    estimate.features_of_zoo.cache_clear()
+
+    def go(*overrides: str, out: str = "out") -> Path:
+        monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])
+        cli.run(estimate.main, estimate.CONFIGS, "estimate")
+        return tmp_path / out
+
+    return go

@@ -5,38 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import estimate
-from itm import cli
 
 ZOO = (
     "~zoo",
     *(f"+zoo.{n}={{model: {m}, image_size: 32}}" for n, m in (("a", "resnet10t"), ("b", "mobilenetv3_small_050"))),
 )
 FAST = ("scorer.itm.iterations=5", "seeds=2")
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, one_thread):
-    """Runs estimate.py in this process and returns its output folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    estimate.features_of_zoo.cache_clear()
-
-    def go(*overrides: str, out: str = "out") -> Path:
-        folder = tmp_path / out
-        monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])
-        cli.run(estimate.main, estimate.CONFIGS, "estimate")
-        return folder
-
-    return go
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""Every experiment in its smallest form, and the W&B sweeps as an agent runs them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from test_tracking import records
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
+SMALL = (
+    *("data=digits", "data.limit=30", "jobs=1", "trainer.workers=0", "~zoo"),
+    *("+zoo.tiny={model: test_resnet, image_size: 32}", "scorer.itm.iterations=2"),
+)
+QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pages and pictures take seconds
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("estimate", list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_an_experiment_collects_is_what_it_sweeps(name):
+    cfg = composed(f"+experiment={name}")
+    collect = instantiate(cfg.hydra.callbacks.collect)
+    swept = {key.rpartition(".")[2] for key in cfg.hydra.sweeper.params}
+    assert collect.name == name
+    assert {collect.x, collect.line} - {None} == swept
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in EXPERIMENTS]
+)
+def test_experiments_run_offline_and_end_with_one_table_and_one_figure(run, capsys, name):
+    out = run(f"+experiment={name}", *SMALL, "seeds=1", "tracking=none")
+    params = composed(f"+experiment={name}").hydra.sweeper.params
+    jobs = math.prod(len(str(values).split(",")) for values in params.values())
+    frame = pd.read_csv(out / f"{name}.csv", keep_default_na=False, na_values=[""])
+    assert len(frame) == jobs
+    for key, values in params.items():
+        assert set(frame[key.rpartition(".")[2]].astype(str).str.lower()) == set(str(values).split(","))
+    assert frame["score"].between(0, 1).all()
+    assert (out / f"{name}.png").stat().st_size > 1000
+    assert (out / f"{name}.svg").read_text("utf-8").count("<svg") == 1
+    assert capsys.readouterr().out.count("best first") == 1
+
+
+def command_of(sweep: dict, **values: object) -> list[str]:
+    """The command line that an agent runs for these values of the swept settings."""
+    found = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
+    macros = found | {"env": ["/usr/bin/env"], "interpreter": [sys.executable], "program": [sweep["program"]]}
+    words = create_sweep_command(list(sweep["command"]))
+    return [word for part in words for word in (macros[part[2:-1]] if part.startswith("${") else [part])]
+
+
+def test_sweeps_keep_wandb_s_schema():
+    schema = pytest.importorskip("sweeps", reason="W&B's schema comes with the package `sweeps`, which needs numpy 1")
+    for path in SWEEPS:
+        assert not schema.schema_violations_from_proposed_config(load_sweep_config(str(path))), path.name
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_value_of_a_sweep_is_a_command_that_composes(path):
+    sweep = load_sweep_config(str(path))
+    assert (ROOT / sweep["program"]).is_file()
+    assert ("metric" in sweep) == (sweep["method"] == "bayes")
+    ((key, spec),) = sweep["parameters"].items()
+    for value in spec["values"][:: len(spec["values"]) - 1] if "values" in spec else (spec["min"], spec["max"]):
+        env, interpreter, program, *words = command_of(sweep, **{key: value})
+        assert (env, interpreter, program) == ("/usr/bin/env", sys.executable, "estimate.py")
+        cfg = composed(*(word.replace("data=", "data.name=") for word in words))
+        assert getattr(instantiate(cfg.scorer.itm), key.rpartition(".")[2]) == value
+        assert "_target_" in cfg.tracking
+
+
+@pytest.mark.slow
+def test_an_agent_s_command_leaves_the_metric_the_curves_and_the_table(tmp_path):
+    sweep = load_sweep_config(str(ROOT / "experiments" / "sweeps" / "eta_bayes.yaml"))
+    truth = tmp_path / "truth.csv"
+    truth.write_text("model,digits\na,90\nb,80\nc,70\n", encoding="utf-8")
+    words = [word for word in command_of(sweep, **{"scorer.itm.eta": 0.02}) if word[:5] not in ("data=", "zoo=c")]
+    networks = (("a", "resnet"), ("b", "vit"), ("c", "mambaout"))
+    zoo = [f"+zoo.{n}={{model: test_{m}, image_size: 32}}" for n, m in networks]
+    small = ["data=digits", "data.limit=40", "~zoo", *zoo, f"groundtruth={truth}", "scorer.itm.iterations=4"]
+    out = tmp_path / "out"
+    environment = os.environ | {"WANDB_MODE": "offline", "ITM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    words += [*small, "scorer.itm.evaluate_every=2", "seeds=1", f"hydra.run.dir={out}"]
+    subprocess.run(words, cwd=ROOT, env=environment, check=True, timeout=300)
+
+    (file,) = out.glob("wandb/offline-run-*/*.wandb")
+    config, history, summary = {}, {}, {}
+    for record in records(file.read_bytes()):
+        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        for item in record.history.item:
+            history.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))
+        summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
+    assert config["scorer"]["itm"]["eta"] == 0.02
+    assert history["itm/a/iteration"] == [2, 4]
+    assert all(0 <= score <= 1 for score in history["itm/a/heldout"])
+    table = json.loads((file.parent / "files" / history["ranking/path"][0]).read_text("utf-8"))
+    assert set(pd.DataFrame(table["data"], columns=table["columns"])["model"]) == {"a", "b", "c"}
+    assert -1 <= summary[sweep["metric"]["name"]] <= 1
+    comparison = pd.read_csv(out / "comparison.csv")
+    assert summary["itm/tau_w"] == pytest.approx(comparison.loc[comparison["scorer"] == "itm", "tau_w"].item())
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert summary["itm/mean_score"] == pytest.approx(ranking["score"].mean())
