@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from omegaconf import OmegaConf
 from rankings import candidate, ranking
 from rich.console import Console
 from scipy import stats
 
 from itm import figures, rowwise
 from itm.comparison import compare_with_truth, known_priors
-from itm.data import load_images
+from itm.data import ImageSet, load_images
 from itm.errors import DataError, SettingError
 from itm.report import Report
 from itm.scorers import ITM, KNN, LogME
+from itm.sweep import Collect, collect
 from itm.truth import Truth, find_truth
 
 ACCURACY = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0}
@@ -222,7 +226,7 @@ def test_scatter_names_every_model_once_per_row_and_inside_the_panel() -> None:
     names = [f"model_{i}" for i in range(20)]
     accuracy = {name: 90 - 0.01 * i for i, name in enumerate(names)} | {"model_19": 50.0}
     one = ranking(**{name: (i / 20, i / 20 + 0.1) for i, name in enumerate(names)})
-    for count, rows in ((1, 1), (3, 1), (4, 2), (5, 2), (9, 2)):
+    for count, rows in ((1, 1), (5, 2), (9, 2)):
         figure = figures.truth_scatter([one] * count, accuracy)
         beside = [axes for axes in figure.axes if axes.texts]
         assert len(beside) == rows
@@ -234,29 +238,50 @@ def test_scatter_names_every_model_once_per_row_and_inside_the_panel() -> None:
             assert np.diff(places).min() > 0.9 * (high - low) / 22, "names do not overlap"
 
 
+def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rankings = {
+        1: [ranking(a=(3,), b=(2,), c=(1,)), ranking(LogME(), a=(1,), b=(1,), c=(1,))],
+        64: [ranking(a=(1,), b=(2,), c=(3,)), ranking(LogME(), failed={"b": "?"}, a=(1,), c=(2,))],
+    }
+    images = ImageSet("elpv", "train", ("x", "y"), torch.tensor([0, 1]), (tmp_path / "0", tmp_path / "1"))
+    facts = {name: candidate(parameters=size) for name, size in zip("abc", (1, 2, 3), strict=True)}
+    for number, (batch, ranked) in enumerate(rankings.items()):
+        found = compare_with_truth(ranked, truth(), known_priors(facts, truth()))
+        job = tmp_path / str(number)
+        (job / ".hydra").mkdir(parents=True)
+        Report(images, ranked, facts, comparison=found).to_frame().to_csv(job / "ranking.csv", index=False)
+        found.to_frame().to_csv(job / "comparison.csv", index=False)
+        (job / ".hydra" / "overrides.yaml").write_text(f"- scorer.itm.batch_size={batch}\n", encoding="utf-8")
+    Collect("s", x="batch_size").on_multirun_end(
+        OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}, "data": {}})
+    )
+    frame = collect(tmp_path).groupby(["batch_size", "scorer"])[["tau_w", "regret", "prior_tau_w"]].first()
+    assert frame.loc[(1, "itm")].tolist() == [1.0, 0.0, -1.0]
+    assert frame.loc[(64, "itm")].tolist() == [-1.0, 20.0, -1.0]
+    assert frame.loc[(1, "logme")].tolist() == [0.0, 10.0, -1.0]
+    assert frame.loc[(64, "logme")].isna().tolist() == [True, True, False], "two models are no comparison"
+    assert {path.name for path in tmp_path.glob("s*.*")} == {"s.png", "s.svg", "s_truth.png", "s_truth.svg"}
+    assert "has -1.00." in capsys.readouterr().out
+
+
 TINY = ("~zoo", *(f"+zoo.{name}={{model: resnet10t, image_size: 32, seed: {seed}}}" for seed, name in enumerate("abc")))
 
 
-def test_an_ablation_ends_with_tau_by_setting(run, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimate_compares_with_a_table_of_one_s_own(
+    run: Callable[..., Path], image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("true.csv").write_text("model,images,digits\na,90,1\nb,80,2\nc,70,3\n", encoding="utf-8")
-    out = run(
-        "+experiment=ablation_batch", f"data={image_folder}", *TINY, "seeds=1", "tracking=none",
-        "groundtruth=true.csv", "scorer.itm.batch_size=4,8", "scorer.itm.iterations=2",
-    )  # fmt: skip
-    frame = pd.read_csv(out / "ablation_batch.csv")
-    assert len(frame) == 6
-    for _, rows in frame.groupby("job"):
-        tau = stats.weightedtau(rows["true_accuracy"], rows["score"]).statistic
-        assert list(rows["tau_w"]) == pytest.approx([tau] * 3)
-        assert list(rows["regret"]) == pytest.approx([90 - rows.loc[rows["rank"] == 1, "true_accuracy"].mean()] * 3)
-        assert set(rows["prior_tau_w"]) == {0.0}, "all of one size; the other dataset has the reverse order"
-    assert {path.name for path in out.glob("*_truth.*")} == {"ablation_batch_truth.png", "ablation_batch_truth.svg"}
-    printed = capsys.readouterr().out
-    assert "Against the true accuracy on images (3 models)" in printed
-    assert "regret" in printed[printed.index("best first") :]
+    out = run(f"data={image_folder}", *TINY, "groundtruth=true.csv", "scorer=[logme]")
+    rows = pd.read_csv(out / "ranking.csv").set_index("model").loc[list("abc")]
+    (logme, *priors) = json.loads((out / "ranking.json").read_text("utf-8"))["comparison"]["rows"]
+    assert logme["tau_w"] == pytest.approx(stats.weightedtau([90, 80, 70], rows["score"]).statistic)
+    assert {row["name"]: row["tau_w"] for row in priors} == {"parameters": 0.0, "mean rank elsewhere": -1.0}
+    assert "Against the true accuracy on images (3 models)" in capsys.readouterr().out
 
 
-def test_a_table_that_does_not_fit_stops_before_any_image(run, image_folder: Path, capsys) -> None:
+def test_a_table_that_does_not_fit_stops_before_any_image(
+    run: Callable[..., Path], image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (image_folder / "ant" / "0.png").write_bytes(b"no image")
     Path("true.csv").write_text("model,pets\na,90\nb,80\nc,70\n", encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
