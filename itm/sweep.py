@@ -23,7 +23,7 @@ from itm.figures import save, sweep_dots, sweep_lines
 
 _log = logging.getLogger(__name__)
 
-_TRUTH = ("tau_w", "regret")  # of a whole ranking, not of a model
+_TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole ranking, not of a model
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
 
@@ -93,9 +93,10 @@ class Collect(Callback):
         pictures = [save(draw(frame, self.x, self.line, self.values), folder / self.name)[0]]
         if "tau_w" in frame:
             rankings = (
-                frame.drop_duplicates(["job", "scorer"]).drop(columns="model").rename(columns={"scorer": "model"})
+                frame.drop_duplicates(["job", "scorer"]).drop(columns="model")
+            rankings = rankings.rename(columns={"scorer": "model", **_TRUTH})
             )
-            pictures += save(draw(rankings, self.x, self.line, _TRUTH), folder / f"{self.name}_truth")[:1]
+            pictures += save(draw(rankings, self.x, self.line, list(_TRUTH.values())), folder / f"{self.name}_truth")[:1]
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {', '.join(map(str, pictures))}")
         if "_target_" in config.tracking:
