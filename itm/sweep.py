@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from itm import figures, standings
 from itm.errors import ItmError, unknown
 from itm.figures import save, sweep_dots, sweep_lines
 
@@ -104,6 +105,63 @@ class Collect(Callback):
             instantiate(config.tracking).log_table(self.name, frame, pictures, folder, settings)
 
 
+class Standings(Collect):
+    """Collects a multirun over datasets (``data.name``) into one table of scorers, see :mod:`itm.standings`.
+
+    ``<name>_rankings.csv`` has every ranking, ``<name>.csv``, ``.png`` and ``.svg`` the table and its figure.
+
+    Args:
+        name: Name of the files.
+        table: ``"datasets"``: weighted tau by dataset; ``"metrics"``: every rank statistic, averaged over the
+            datasets; ``"subpools"``: weighted tau over all sub-pools of the models.
+        size: Models of a sub-pool.
+        against: The scorer that the others are set against on sub-pools.
+        radar: Whether the figure of ``"datasets"`` is a radar of the best scorers instead of dots.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: Literal["datasets", "metrics", "subpools"] = "datasets",
+        size: int = 10,
+        against: str = "itm",
+        radar: bool = False,
+    ) -> None:
+        if table not in ("datasets", "metrics", "subpools"):
+            raise unknown("table", table, ("datasets", "metrics", "subpools"))
+        super().__init__(f"{name}_rankings", x="name")
+        self.table, self.size, self.against, self.radar, self.title = table, size, against, radar, name
+
+    def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
+        if "true_accuracy" not in frame:
+            _log.error("%s: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.", self.title)
+            return
+        rankings = frame.rename(columns={"name": "dataset"})
+        found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}
+        names = rankings.groupby("job")["dataset"].first()
+        comparisons = pd.concat(
+            pd.read_csv(path).assign(dataset=names[job]) for job, path in found.items() if path.is_file()
+        )
+        if self.table == "datasets":
+            table = standings.by_dataset(comparisons, rankings)
+            drawn = figures.radar(table) if self.radar else figures.standing_dots(table)
+        elif self.table == "metrics":
+            table = standings.by_metric(rankings)
+            drawn = figures.standing_dots(table[list(standings.METRICS)[:6]])
+        else:
+            values = standings.over_subpools(rankings, self.size)
+            table = standings.stability(values, self.against)
+            drawn = figures.subpool_scatter(values, self.against)
+        table.to_csv(folder / f"{self.title}.csv")
+        pictures = figures.save(drawn, folder / self.title)[:1]
+        _print(self.title, table)
+        print(f"Table and figure: {folder / self.title}.csv, {pictures[0]}")
+        if "_target_" in config.tracking:
+            instantiate(config.tracking).log_table(
+                self.title, table.reset_index(), pictures, folder, {"collects": self.title}
+            )
+
+
 def collect(folder: Path) -> pd.DataFrame:
     """Read the rankings of a multirun's jobs.
 
@@ -155,6 +213,15 @@ def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
     if known and frame["prior_tau_w"].notna().any():
         best = frame["prior_tau_w"].max()
         print(f"tau_w by scipy's definition; the best ranking without a look at the images has {best:.2f}.")
+
+
+def _print(title: str, frame: pd.DataFrame) -> None:
+    table = Table(title=title, title_justify="left")
+    for header in ("", *frame.columns):
+        table.add_column(str(header), justify="right" if header else "left")
+    for name, row in frame.iterrows():
+        table.add_row(str(name), *("-" if pd.isna(value) else f"{value:.3f}" for value in row))
+    Console().print(table)
 
 
 def _score(row: Any) -> str:

@@ -1,0 +1,146 @@
+"""Tables of scorers over datasets, against cases worked by hand and scipy."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy.stats import kendalltau, weightedtau
+
+from itm import figures
+from itm.standings import METRICS, by_dataset, by_metric, over_subpools, stability
+from itm.sweep import Standings
+
+TRUTH = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0, "e": 50.0}
+SCORES = {
+    ("digits", "itm"): (5, 4, 3, 2, 1),
+    ("digits", "logme"): (1, 2, 3, 4, 5),
+    ("elpv", "itm"): (5, 4, 3, 1, 2),
+    ("elpv", "logme"): (4, 5, 3, 2, 1),
+}
+
+
+@pytest.fixture
+def rankings() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"dataset": data, "scorer": scorer, "model": m, "score": s, "true_accuracy": TRUTH[m], "seconds": 1.0}
+            for (data, scorer), scores in SCORES.items()
+            for m, s in zip(TRUTH, scores, strict=True)
+        ]
+    )
+
+
+@pytest.fixture
+def comparisons() -> pd.DataFrame:
+    rows = [
+        ("digits", "logme", False, 0.2),
+        ("digits", "itm", False, 0.9),
+        ("digits", "parameters", True, 1.0),
+        ("elpv", "itm", False, 0.5),
+        ("elpv", "logme", False, 0.4),
+        ("elpv", "lead", False, 1.0),
+        ("elpv", "parameters", True, 0.8),
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "scorer", "prior", "tau_w"])
+
+
+def test_a_row_per_scorer_by_its_mean_and_priors_below(comparisons, rankings):
+    table = by_dataset(comparisons, rankings)
+    assert list(table.index) == ["itm", "logme", "lead", "parameters (prior)"]
+    assert list(table.columns) == ["digits", "elpv", "mean", "seconds"]
+    assert table.loc["itm"].tolist() == [0.9, 0.5, pytest.approx(0.7), 10.0]
+    assert math.isnan(table.loc["lead", "mean"]), "a mean over fewer datasets could not be set beside the others"
+    assert math.isnan(table.loc["parameters (prior)", "seconds"])
+
+
+def test_every_statistic_is_averaged_over_the_datasets(rankings):
+    table = by_metric(rankings)
+    truth = list(TRUTH.values())
+    for scorer in ("itm", "logme"):
+        pairs = [SCORES[data, scorer] for data in ("digits", "elpv")]
+        assert table.loc[scorer, "tau_w (scipy)"] == pytest.approx(np.mean([weightedtau(truth, s)[0] for s in pairs]))
+        assert table.loc[scorer, "Kendall tau"] == pytest.approx(np.mean([kendalltau(truth, s)[0] for s in pairs]))
+    assert table.loc["itm", ["recall@1", "regret", "models"]].tolist() == [1.0, 0.0, 5]
+    assert table.loc["logme", "regret"] == pytest.approx((40 + 10) / 2)
+    assert list(table.index) == ["itm", "logme"]
+
+
+def test_two_models_give_no_statistic(rankings):
+    few = rankings[rankings["model"].isin(["a", "b"])]
+    assert by_metric(few).empty
+    assert list(by_metric(few).columns) == [*METRICS, "models"]
+
+
+def test_sub_pools_are_all_choices_and_datasets_are_averaged(rankings):
+    values = over_subpools(rankings, 4)
+    assert list(values.columns) == ["itm", "logme"]
+    expected = []
+    for pool in combinations(range(5), 4):
+        rows = list(pool)
+        truth = np.array(list(TRUTH.values()))[rows]
+        taus = [weightedtau(truth, np.array(SCORES[data, "itm"])[rows])[0] for data in ("digits", "elpv")]
+        expected.append(np.mean(taus))
+    assert sorted(values["itm"]) == pytest.approx(sorted(expected))
+    assert len(over_subpools(rankings, 10)) == 5, "a sub-pool leaves one model out at least"
+
+
+def test_models_and_scorers_with_gaps_are_left_out(rankings):
+    gaps = rankings.copy()
+    gaps.loc[(gaps["scorer"] == "logme") & (gaps["model"] == "e"), "score"] = float("nan")
+    assert len(over_subpools(gaps, 3)) == 4, "4 choices of 3 of the 4 models that both know"
+    gaps.loc[(gaps["scorer"] == "logme") & gaps["model"].isin(["c", "d"]), "score"] = float("nan")
+    values = over_subpools(gaps, 4)
+    assert list(values.columns) == ["itm"]
+    assert len(values) == 5
+
+
+def test_stability_counts_draws_half():
+    values = pd.DataFrame({"itm": [0.5, 0.7, 0.9, 0.1], "logme": [0.5, 0.2, 0.3, 0.2]})
+    table = stability(values, "itm")
+    assert list(table.index) == ["itm", "logme"]
+    assert table.loc["logme", "itm wins"] == (2 + 0.5) / 4
+    assert table.loc["itm", "itm wins"] == 0.5
+    assert table.loc["itm", "std"] == pytest.approx(np.std([0.5, 0.7, 0.9, 0.1], ddof=1))
+
+
+@pytest.mark.parametrize("table", ["datasets", "metrics", "subpools"])
+@pytest.mark.parametrize("radar", [False, True])
+def test_a_multirun_ends_with_table_and_figure(table, radar, tmp_path, rankings, comparisons, capsys):
+    for job, data in enumerate(("digits", "elpv")):
+        folder = tmp_path / str(job)
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text(f"- data.name={data}\n")
+        here = rankings[rankings["dataset"] == data].drop(columns="dataset").assign(rank=1, std=float("nan"))
+        here.to_csv(folder / "ranking.csv", index=False)
+        rows = comparisons[comparisons["dataset"] == data].drop(columns="dataset").assign(regret=0.0)
+        rows.to_csv(folder / "comparison.csv", index=False)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}})
+    Standings("main", table, size=4, radar=radar).on_multirun_end(config)
+    written = pd.read_csv(tmp_path / "main.csv", index_col=0)
+    assert "itm" in written.index
+    assert (tmp_path / "main.png").stat().st_size > 1000
+    assert (tmp_path / "main.svg").is_file()
+    assert "itm" in capsys.readouterr().out
+
+
+def test_without_true_accuracies_it_says_what_is_missing(tmp_path, rankings, caplog):
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- data.name=digits\n")
+    rankings.drop(columns=["true_accuracy", "dataset"]).to_csv(tmp_path / "0" / "ranking.csv", index=False)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}})
+    Standings("main").on_multirun_end(config)
+    assert "groundtruth=paper" in caplog.text
+    assert not (tmp_path / "main.csv").exists()
+
+
+def test_figures_name_every_scorer(comparisons, rankings):
+    table = by_dataset(comparisons, rankings)
+    labels = [text.get_text() for text in figures.standing_dots(table).axes[0].get_yticklabels()]
+    assert labels == list(table.index)
+    legend = [text.get_text() for text in figures.radar(table).axes[0].get_legend().get_texts()]
+    assert legend == list(table.index)
+    panels = figures.subpool_scatter(over_subpools(rankings, 4), "itm").axes
+    assert [axes.get_xlabel() for axes in panels] == ["logme"]
