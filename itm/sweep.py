@@ -129,12 +129,12 @@ class Standings(Collect):
     ) -> None:
         if table not in ("datasets", "metrics", "subpools"):
             raise unknown("table", table, ("datasets", "metrics", "subpools"))
-        super().__init__(f"{name}_rankings", x="name")
-        self.table, self.size, self.against, self.radar, self.title = table, size, against, radar, name
+        super().__init__(name, x="name")
+        self.table, self.size, self.against, self.radar = table, size, against, radar
 
     def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         if "true_accuracy" not in frame:
-            _log.error("%s: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.", self.title)
+            _log.error("%s: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.", self.name)
             return
         rankings = frame.rename(columns={"name": "dataset"})
         found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}
@@ -152,13 +152,14 @@ class Standings(Collect):
             values = standings.over_subpools(rankings, self.size)
             table = standings.stability(values, self.against)
             drawn = figures.subpool_scatter(values, self.against)
-        table.to_csv(folder / f"{self.title}.csv")
-        pictures = figures.save(drawn, folder / self.title)[:1]
-        _print(self.title, table)
-        print(f"Table and figure: {folder / self.title}.csv, {pictures[0]}")
+        rankings.to_csv(folder / f"{self.name}_rankings.csv", index=False)
+        table.to_csv(folder / f"{self.name}.csv")
+        pictures = figures.save(drawn, folder / self.name)[:1]
+        _print(self.name, table)
+        print(f"Table and figure: {folder / self.name}.csv, {pictures[0]}")
         if "_target_" in config.tracking:
             instantiate(config.tracking).log_table(
-                self.title, table.reset_index(), pictures, folder, {"collects": self.title}
+                self.name, table.reset_index(), pictures, folder, {"collects": self.name}
             )
 
 
