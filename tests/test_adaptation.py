@@ -81,7 +81,8 @@ def test_lora_starts_as_the_network_and_learns_low_rank_updates() -> None:
     assert not torch.allclose(learned, base, atol=1e-3)
 
     plain = vit()  # with W + B A in place of W: the update, by hand
-    for layer, old in zip(layers, (part for block in plain.net.blocks for part in (block.attn.qkv, block.attn.proj))):
+    projections = [part for block in plain.net.blocks for part in (block.attn.qkv, block.attn.proj)]
+    for layer, old in zip(layers, projections, strict=True):
         old.weight.data += layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     torch.testing.assert_close(plain.pool(images()), learned, rtol=1e-4, atol=1e-5)
     for layer in layers:
@@ -117,7 +118,7 @@ def test_prompts_stand_after_the_class_token(mode: str, pooling: str) -> None:
     assert [x.shape for x in seen] == [(3, 1 + 3 + 4, D)] * BLOCKS
     prompts = [layer.tokens for layer in splices(backbone)[:-1]]
     assert [tuple(tokens.shape) for tokens in prompts] == [(3, D)] * (BLOCKS if mode == "vpt_deep" else 1)
-    for x, tokens in zip(seen, prompts):
+    for x, tokens in zip(seen, prompts, strict=mode == "vpt_deep"):
         assert torch.equal(x[:, 1:4], tokens.expand(3, -1, -1))
     features.square().sum().backward()
     assert all(tokens.grad is not None and tokens.grad.any() for tokens in prompts)

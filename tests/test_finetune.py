@@ -248,7 +248,7 @@ def test_dropout_depends_on_the_seed_and_the_epoch() -> None:
         run.fit_loop.epoch_progress.current.processed = run.fit_loop.epoch_progress.current.completed = epoch
         tuned.trainer = run
         tuned.on_train_epoch_start()
-        return float(tuned.training_step(next(iter(batches(tuned.backbone).train_dataloader())), 0))
+        return tuned.training_step(next(iter(batches(tuned.backbone).train_dataloader())), 0).item()
 
     with quiet_lightning():
         assert loss(0, 1) == loss(0, 1)
