@@ -93,11 +93,10 @@ class Collect(Callback):
         draw = _DRAW[self.figure]
         pictures = [save(draw(frame, self.x, self.line, self.values), folder / self.name)[0]]
         if "tau_w" in frame:
-            rankings = (
-                frame.drop_duplicates(["job", "scorer"]).drop(columns="model")
+            rankings = frame.drop_duplicates(["job", "scorer"]).drop(columns="model")
             rankings = rankings.rename(columns={"scorer": "model", **_TRUTH})
-            )
-            pictures += save(draw(rankings, self.x, self.line, list(_TRUTH.values())), folder / f"{self.name}_truth")[:1]
+            figure = draw(rankings, self.x, self.line, list(_TRUTH.values()))
+            pictures += save(figure, folder / f"{self.name}_truth")[:1]
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {', '.join(map(str, pictures))}")
         if "_target_" in config.tracking:
