@@ -1,0 +1,245 @@
+"""One cell: the same numbers after a kill, within the memory there is, and a record however it ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from itm.backbones import load_backbone
+from itm.cells import Cells
+from itm.data import ImageSet
+from itm.errors import DataError, SettingError
+from itm.finetune import FineTuneModule
+from itm.grid import Grid
+from itm.protocol import Protocol
+from itm.resume import LastCheckpoint
+from itm.training import Batching, Machine, train_cell
+
+PROTOCOL = Protocol(epochs=4, batch_size=8, warmup_epochs=1)
+
+
+class Killed(BaseException):
+    """What no handler may swallow."""
+
+
+def image_set(count: int, split: str) -> ImageSet:
+    """Noise whose brightness tells the class."""
+    labels = torch.arange(count) % 2
+    noise = np.random.default_rng(len(split)).integers(0, 128, (count, 20, 20, 3))
+    return ImageSet(
+        "noise", split, ("dark", "bright"), labels, (noise + 100 * labels.numpy()[:, None, None, None]).astype(np.uint8)
+    )
+
+
+TRAIN, TEST = image_set(20, "train"), image_set(10, "test")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    pass
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return Cells(tmp_path)
+
+
+@pytest.fixture(scope="module", params=["test_vit", "test_resnet"])
+def backbone(request):
+    return load_backbone("tiny", model=request.param, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return load_backbone("tiny", model="test_vit", image_size=32)
+
+
+def only_cell(backbone, protocol=PROTOCOL, **grid):
+    return Grid(**{"lr": [1e-3], "weight_decay": [1e-2], "protocol": protocol, **grid}).cells(backbone, TRAIN, TEST)[0]
+
+
+def train(cells, backbone, cell=None, machine=None):
+    cell = cell or only_cell(backbone)
+    cells.folder(cell).mkdir(parents=True, exist_ok=True)
+    return train_cell(cell, backbone, TRAIN, TEST, cells, machine)
+
+
+def numbers(record):
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.history]
+
+
+def break_in(monkeypatch, error, when):
+    """Raise an error in the training step where ``when(module, images)`` holds."""
+    step = FineTuneModule.training_step
+
+    def breaking(module, batch, batch_idx):
+        if when(module, batch[0]):
+            raise error
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuneModule, "training_step", breaking)
+
+
+def test_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(cells, backbone, tmp_path, monkeypatch):
+    whole = train(Cells(tmp_path / "whole"), backbone)
+    assert [epoch["epoch"] for epoch in whole.history] == [1, 2, 3, 4]
+    assert whole.facts["trainable"] > 1e5
+    assert whole.facts["images_per_second"] > 0
+    with monkeypatch.context() as patch:
+        break_in(patch, Killed(), lambda module, _: module.current_epoch == 2)
+        with pytest.raises(Killed):
+            train(cells, backbone)
+    assert LastCheckpoint(cells.folder(only_cell(backbone))).find()
+    seen = []
+    break_in(monkeypatch, Killed(), lambda module, _: seen.append(module.current_epoch))
+    resumed = train(cells, backbone)
+    assert min(seen) == 2, "the finished epochs are trained again"
+    assert numbers(resumed) == numbers(whole)
+
+
+def test_ctrl_c_stays_one_and_keeps_the_epochs(cells, vit, monkeypatch):
+    break_in(monkeypatch, KeyboardInterrupt(), lambda module, _: module.current_epoch == 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(cells, vit)
+    assert LastCheckpoint(cells.folder(only_cell(vit))).find()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: content[:999] + b"?" + content[1000:]]
+)
+def test_a_damaged_checkpoint_is_removed_and_the_cell_starts_again(cells, vit, monkeypatch, caplog, damage):
+    with monkeypatch.context() as patch:
+        break_in(patch, Killed(), lambda module, _: module.current_epoch == 1)
+        with pytest.raises(Killed):
+            train(cells, vit)
+    path = LastCheckpoint(cells.folder(only_cell(vit))).find()
+    path.write_bytes(damage(path.read_bytes()))
+    record = train(cells, vit)
+    assert f"{path} is damaged" in caplog.text
+    assert len(record.history) == 4
+
+
+def test_a_kill_between_the_two_files_of_a_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
+    last = LastCheckpoint(tmp_path)
+    last.save(lambda path: path.write_text("first"))
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", lambda old, new: die() if "ckpt.tmp" in old.name else old.rename(new))
+        with pytest.raises(Killed):
+            last.save(lambda path: path.write_text("second"))
+    assert last.find().read_text() == "first"
+    last.save(lambda path: path.write_text("third"))
+    assert last.find().read_text() == "third"
+    last.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_halves_the_images_at_once_and_keeps_the_batch(cells, vit, tmp_path, monkeypatch, caplog):
+    whole = train(Cells(tmp_path / "whole"), vit)
+    break_in(
+        monkeypatch,
+        torch.OutOfMemoryError("CUDA out of memory"),
+        lambda module, images: len(images) > (2 if module.current_epoch == 2 else 4),
+    )
+    record = train(cells, vit)
+    assert record.error is None
+    assert record.facts["images_at_once"] == 2
+    assert "4 images at once and the gradients of 2 such parts" in caplog.text
+    assert "2 images at once and the gradients of 4 such parts" in caplog.text
+    # neither batch normalisation nor dropout: the same gradients, so the same numbers but for rounding
+    for one, other in zip(numbers(record), numbers(whole), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_no_memory_for_a_single_image_is_a_failure(cells, vit, monkeypatch):
+    break_in(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), lambda module, images: True)
+    record = train(cells, vit)
+    assert "one image at once" in record.error
+    assert record.history == []
+
+
+def test_a_loss_that_is_no_number_is_a_failure_with_the_good_epochs(cells, vit, monkeypatch):
+    step = FineTuneModule.training_step
+
+    def poison(module, batch, index):
+        if module.current_epoch == 2:
+            module.head.weight.data.fill_(math.nan)
+        return step(module, batch, index)
+
+    monkeypatch.setattr(FineTuneModule, "training_step", poison)
+    record = train(cells, vit)
+    assert record.error == "the training loss is nan in epoch 3"
+    assert [epoch["epoch"] for epoch in record.history] == [1, 2]
+
+
+def test_a_defect_in_training_is_a_failure_in_one_line(cells, vit, monkeypatch):
+    break_in(monkeypatch, RuntimeError("no kernel image\nCUDA kernel errors might"), lambda module, images: True)
+    assert train(cells, vit).error == "RuntimeError: no kernel image"
+
+
+def test_what_an_adaptation_cannot_take_is_the_cell_s_failure(cells):
+    resnet = load_backbone("tiny", model="test_resnet", image_size=32)
+    record = train(cells, resnet, only_cell(resnet, adaptation="vpt"))
+    assert record.error.startswith("adaptation=vpt:")
+    linear = train(cells, resnet, only_cell(resnet, adaptation="linear"))
+    assert linear.facts["trainable"] == (resnet.dim + 1) * 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_stops_everything(cells, vit, tmp_path, workers):
+    path = tmp_path / "bee.png"
+    path.write_bytes(b"no image")
+    broken = ImageSet("noise", "train", ("a", "b"), torch.tensor([0, 1]), (path, path))
+    with pytest.raises(DataError, match=r"bee\.png"):
+        train_cell(only_cell(vit), vit, broken, TEST, cells, Machine(workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "at_once", "expected"),
+    [
+        (1000, 64, 64, (64, 1, 15)),
+        (1000, 64, 256, (64, 1, 15)),
+        (1000, 64, 16, (64, 4, 15)),
+        (1000, 64, 48, (64, 2, 15)),
+        (50, 64, 64, (50, 1, 1)),
+        (51, 64, 32, (51, 2, 1)),
+    ],
+)
+def test_batches_by_hand(images, batch_size, at_once, expected):
+    batching = Batching.of(images, batch_size, at_once)
+    assert (batching.size, batching.parts, batching.steps) == expected
+    assert batching.micro <= at_once
+    assert batching.steps * batching.parts * batching.micro <= images
+
+
+def test_the_backbone_stays_as_it_is(cells, vit):
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    train(cells, vit, only_cell(vit, Protocol(epochs=1, batch_size=8, warmup_epochs=0)))
+    assert all(torch.equal(before[name], value) for name, value in vit.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({"accelerator": "cpu", "precision": "16"}, "trainer.precision=16"),
+        pytest.param(
+            {"accelerator": "cuda", "precision": "16"},
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
+        ),
+    ],
+)
+def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
+    settings = {
+        "trainer": {"batch_size": 8, "workers": None, **trainer},
+        "compile": False,
+        "gradient_checkpointing": False,
+    }
+    with pytest.raises(SettingError, match=words):
+        Machine.of(settings | {"gradient_checkpointing": False})
