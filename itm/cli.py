@@ -32,9 +32,7 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
     Raises:
         SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
     """
-    named = any(word.startswith("data=") for word in sys.argv[1:])
-    # the entry config's sample is the demo's: other data are taken whole unless `data.limit` says otherwise
-    sys.argv[1:] = ["data.limit=null"] * named + [data_override(word) for word in sys.argv[1:]]
+    sys.argv[1:] = data_overrides(sys.argv[1:])
     # Hydra then hands its errors to us instead of printing half a traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -97,6 +95,21 @@ def check_word(cfg: DictConfig, key: str, allowed: Iterable[str]) -> None:
     value = OmegaConf.select(cfg, key)
     if str(value) not in (words := tuple(allowed)):
         raise unknown(key, value, words)
+
+
+def data_overrides(words: list[str]) -> list[str]:
+    """The command line with ``data=...`` spelt out; data that are named are taken whole unless ``data.limit`` is given.
+
+    >>> data_overrides(["-m", "data=digits", "seed=1,2"])  # Hydra wants no override before its flags
+    ['-m', 'data.limit=null', 'data.name=digits', 'seed=1,2']
+    """
+    limited = any(word.startswith("data.limit=") for word in words)
+    found = []
+    for word in words:
+        # the entry config's sample is the demo's
+        found += ["data.limit=null"] if word.startswith("data=") and not limited else []
+        found.append(data_override(word))
+    return found
 
 
 def data_override(word: str) -> str:
