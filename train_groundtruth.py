@@ -67,7 +67,7 @@ def check(cfg: DictConfig) -> None:
     cli.check_word(cfg, "trainer.accelerator", ("cpu", "cuda"))
     for key in ("compile", "gradient_checkpointing"):
         cli.check_word(cfg, key, ("True", "False"))
-    if not cfg.zoo:
+    if not cfg.get("zoo"):
         raise SettingError("zoo: nothing is chosen; set for example zoo=demo.")
 
 

@@ -190,6 +190,7 @@ def compare(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``dataset``, ``model``, ``own``, ``published`` and ``difference``, percent; empty where nothing matches.
     """
+    table = table.rename_axis(index="model")
     own = table.melt(var_name="dataset", value_name="own", ignore_index=False).set_index("dataset", append=True)
     other = published.reindex(index=table.index, columns=table.columns)
     both = own.assign(published=other.melt(value_name="published")["published"].to_numpy()).dropna().reset_index()

@@ -60,7 +60,7 @@ class Grid:
             SettingError: If one of them has a value that it cannot take, or is not known.
         """
         data = settings["data"]
-        known = {"image_size": settings["image_size"], "precision": settings["trainer"]["precision"]}
+        known = {"image_size": settings["image_size"], "precision": str(settings["trainer"]["precision"])}
         known |= {"limit": data["limit"], "test_limit": data["test_limit"]}
         protocol = _build(Protocol, "protocol", {**settings["protocol"], **known})
         return _build(cls, "grid", {**settings["grid"], "adaptation": settings["adaptation"], "protocol": protocol})

@@ -76,7 +76,7 @@ class Machine:
             gradient_checkpointing=settings["gradient_checkpointing"],
             compile=settings["compile"],
         )
-        machine.check(trainer["precision"])
+        machine.check(str(trainer["precision"]))  # a command line gives the number 16
         return machine
 
     @property

@@ -1,0 +1,159 @@
+"""From records to tables: the best cell by hand, no mixing of protocols, and the paper's table beside."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from itm import collect, groundtruth
+from itm.cells import Cell, Cells, Record
+from itm.errors import DataError, SettingError
+from itm.protocol import Protocol
+
+SHORT = Protocol(epochs=2, warmup_epochs=0, limit=100, name="cpu-short")
+PUBLISHED = groundtruth.published()
+
+
+def record(model, dataset, lr, *accuracies, weight_decay=1e-2, error=None, protocol=SHORT, **changes):
+    cell = Cell(dataset, "aa", "bb", model, "net", model, "crop", "gap", lr, weight_decay, protocol=protocol)
+    history = [
+        {"epoch": epoch, "accuracy": value, "class_accuracy": value} for epoch, value in enumerate(accuracies, 1)
+    ]
+    facts = {"seconds": 2.0, "images_per_second": 10.0, "trainable": 7, "device": "cpu", "commit": None}
+    return Record(replace(cell, **changes), error, history, facts)
+
+
+RECORDS = [
+    record("ResNet-18", "pets", 1e-5, 80.0, 90.0),
+    record("ResNet-18", "pets", 2e-5, 91.5, 89.0),
+    record("ResNet-18", "pets", 2e-5, 91.0, 90.0, weight_decay=1e-4),
+    record("mine", "pets", 1e-5, 10.0, 20.0),
+    record("mine", "pets", 2e-5, error="out of memory"),
+    record("mine", "bees", 1e-5, 55.0, 54.0),
+]
+
+
+@pytest.fixture
+def console():
+    return Console(width=200, record=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    cells = Cells(tmp_path / "records")
+    for entry in RECORDS:
+        with cells.claim(entry.cell):
+            cells.write(entry)
+    return cells.root
+
+
+def test_the_table_holds_each_model_s_best_cell():
+    frame = collect.to_frame(RECORDS)
+    table = collect.best_cells(frame)
+    assert table.to_dict("index") == {
+        "ResNet-18": {"pets": 91.5, "bees": pytest.approx(float("nan"), nan_ok=True)},
+        "mine": {"pets": 20.0, "bees": 55.0},
+    }
+    assert frame["epoch"].tolist()[:4] == [2, 1, 1, 2]
+    assert frame["last_accuracy"].tolist()[:2] == [90.0, 89.0]
+    assert frame["protocol"].unique().tolist() == ["cpu-short"]
+    assert collect.gaps(frame) == ["mine on pets: 1 of 3 cells"]
+
+
+def test_a_setting_s_accuracy_is_the_mean_over_its_seeds():
+    lucky = [record("m", "bees", 1e-5, value, seed=seed) for seed, value in enumerate((60.0, 90.0))]
+    steady = [record("m", "bees", 2e-5, value, seed=seed) for seed, value in enumerate((79.0, 81.0))]
+    assert collect.best_cells(collect.to_frame([*lucky, *steady])).loc["m", "bees"] == 80.0
+
+
+def test_protocols_of_a_dataset_are_not_mixed():
+    long = record("mine", "pets", 1e-5, 99.0, protocol=replace(SHORT, epochs=50, name=None))
+    linear = record("mine", "pets", 1e-5, 12.0, adaptation="linear")
+    frame = collect.to_frame([*RECORDS, long, linear])
+    with pytest.raises(SettingError, match="several protocols") as caught:
+        collect.choose(frame)
+    assert f"pets: cpu-short = {RECORDS[0].cell.comparable} (full, 2 epochs" in str(caught.value)
+    assert "100 training and all test images" in str(caught.value)
+    assert collect.choose(frame, "50ep-100train")["accuracy"].tolist() == [99.0]
+    with pytest.raises(SettingError, match="several protocols"):  # one word, two adaptations
+        collect.choose(frame, "cpu-short")
+    assert len(collect.choose(frame, RECORDS[0].cell.comparable)) == len(RECORDS)
+    with pytest.raises(SettingError, match="--protocol papr: no record"):
+        collect.choose(frame, "papr")
+
+
+def test_datasets_may_have_different_protocols():
+    other = record("mine", "bees", 1e-5, 33.0, protocol=replace(SHORT, limit=50))
+    assert len(collect.choose(collect.to_frame([*RECORDS[:5], other]))) == 6
+
+
+def test_one_name_for_two_sets_of_weights_is_refused():
+    other = record("mine", "pets", 1e-5, 33.0, weights="other")
+    with pytest.raises(SettingError, match="mine on pets was trained from two sets of weights"):
+        collect.choose(collect.to_frame([*RECORDS, other]))
+
+
+def test_tables_grow_from_run_to_run(tmp_path):
+    path = tmp_path / "gt" / "cpu.csv"
+    collect.write(collect.to_frame(RECORDS[:3]), path)
+    collect.write(collect.to_frame(RECORDS[2:]), path)
+    assert len(pd.read_csv(path.with_name("cpu_cells.csv"))) == len(RECORDS)
+    loaded = groundtruth.load(path)
+    assert loaded.loc["mine"].tolist() == [20.0, 55.0]
+    assert loaded.loc["ResNet-18", "pets"] == 91.5
+    with pytest.raises(SettingError, match=r"cpu_cells\.csv holds other cells of the same dataset"):
+        collect.write(collect.to_frame([record("x", "pets", 1e-5, 1.0, protocol=Protocol())]), path)
+    assert groundtruth.load(path).equals(loaded)
+    path.with_name("cpu_cells.csv").write_text("nonsense\n1\n")
+    with pytest.raises(DataError, match="cannot be read as a table of cells"):
+        collect.write(collect.to_frame(RECORDS), path)
+
+
+def test_the_paper_s_table_stands_beside_where_names_match():
+    both = collect.compare(collect.best_cells(collect.to_frame(RECORDS)), PUBLISHED)
+    paper = groundtruth.load("paper").loc["ResNet-18", "Pets"]
+    assert both.to_dict("records") == [
+        {"dataset": "pets", "model": "ResNet-18", "own": 91.5, "published": paper, "difference": 91.5 - paper}
+    ]
+    assert collect.compare(pd.DataFrame({"bees": [1.0]}, index=["x"]), PUBLISHED).empty
+
+
+def test_the_end_of_a_run_writes_and_shows(tmp_path, console):
+    collect.finish(RECORDS, tmp_path / "own.csv", str(tmp_path / "all.csv"), PUBLISHED, console)
+    said = console.export_text()
+    assert "incomplete: mine on pets: 1 of 3 cells" in said
+    assert "91.50" in said
+    assert "Beside the paper's table" in said
+    assert groundtruth.load(tmp_path / "all.csv").equals(groundtruth.load(tmp_path / "own.csv"))
+
+
+def test_the_command_collects_folders(folder, tmp_path, capsys):
+    groundtruth.main(["collect", str(folder), "--table", str(tmp_path / "gt.csv")])
+    assert "91.50" in capsys.readouterr().out
+    assert groundtruth.load(tmp_path / "gt.csv").loc["mine", "pets"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--protocol", "cpu-shrt"], "no record is of that protocol"), (["--tabel", "x"], "--tabel")],
+)
+def test_mistakes_of_the_command_are_one_line(folder, capsys, words, message):
+    with pytest.raises(SystemExit, match="2"):
+        groundtruth.main(["collect", str(folder), *words])
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_records_and_a_damaged_record(folder, tmp_path, capsys, caplog):
+    with pytest.raises(SystemExit, match="2"):
+        groundtruth.main(["collect", str(tmp_path / "nowhere")])
+    assert "no record of a cell" in capsys.readouterr().err
+    damaged = next(folder.glob("bees*")) / "record.json"
+    damaged.write_text(damaged.read_text().replace("55.0", "99.0"))
+    with caplog.at_level(logging.WARNING):
+        groundtruth.main(["collect", str(folder)])
+    assert f"{damaged} is damaged" in caplog.text
+    assert "bees" not in capsys.readouterr().out
