@@ -21,6 +21,7 @@ Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
 Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
 Stability = Literal["cap", "error", "off"]
+Standardize = Literal["per_dim", "rms"]
 
 
 def pseudo_centers(
@@ -76,7 +77,7 @@ def pseudo_centers(
     return directions * std + mean
 
 
-def class_distance(x: Tensor, y: Tensor, standardize: Literal["per_dim", "rms"] = "per_dim") -> float:
+def class_distance(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -> float:
     """Mean distance of standardised features to the mean of their class, dis_φ (appendix A.7).
 
     Args:
@@ -92,6 +93,11 @@ def class_distance(x: Tensor, y: Tensor, standardize: Literal["per_dim", "rms"] 
         FeatureError: If a feature is not finite or a class has no sample.
         SettingError: If ``standardize`` is not known.
     """
+    return float(class_distances(x, y, standardize).mean())
+
+
+def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -> Tensor:
+    """The distances ``[N]`` of which :func:`class_distance` is the mean; arguments and errors are the same."""
     if standardize not in ("per_dim", "rms"):
         raise unknown("standardize", standardize, ("per_dim", "rms"))
     if not torch.isfinite(x).all():
@@ -103,8 +109,8 @@ def class_distance(x: Tensor, y: Tensor, standardize: Literal["per_dim", "rms"] 
     std = x.std(dim=0, correction=0)
     z = (x - x.mean(dim=0)) / torch.where(std > 0, std, 1)
     means = torch.zeros(len(counts), x.shape[1], dtype=z.dtype, device=z.device).index_add_(0, y, z) / counts[:, None]
-    distance = float((z - means[y]).norm(dim=1).mean())
-    return distance / math.sqrt(x.shape[1]) if standardize == "rms" else distance
+    distances: Tensor = torch.linalg.vector_norm(z - means[y], dim=1)
+    return distances / math.sqrt(x.shape[1]) if standardize == "rms" else distances
 
 
 def adaptive_steps(distance: float, eta: float = 0.01, n_b: int = 20, reference: float = 1.0) -> int:

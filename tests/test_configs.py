@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import itm.scorers
 from itm import groundtruth
+from itm.grid import Grid
 from itm.scorers.base import Scorer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -19,9 +20,9 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def composed(*overrides: str, hydra: bool = False):
+def composed(*overrides: str, hydra: bool = False, entry: str = "estimate"):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("estimate", list(overrides), return_hydra_config=hydra)
+        return compose(entry, list(overrides), return_hydra_config=hydra)
 
 
 @pytest.mark.parametrize("name", [name for name in names("scorer") if name != "all"])
@@ -73,6 +74,24 @@ def test_trainers_have_the_same_settings(name):
     assert isinstance(composed(f"trainer={name}").trainer.precision, str)
 
 
+def test_the_grid_of_the_ground_truth_is_the_paper_s_and_the_code_s_own_default():
+    grid = Grid.of(OmegaConf.to_container(composed(entry="train_groundtruth"), resolve=True))
+    assert grid == Grid(lr=[1e-5, 2e-5, 5e-5], weight_decay=[1e-2, 1e-4], seeds=[0])
+    assert (tuple(grid.lr), tuple(grid.weight_decay), tuple(grid.seeds)) == (Grid().lr, Grid().weight_decay, (0,))
+    assert (grid.protocol.epochs, grid.protocol.batch_size) == (100, 64)
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("zoo", "trainer") for name in names(group)])
+def test_the_ground_truth_s_entry_takes_every_zoo_and_trainer(group, name):
+    settings = OmegaConf.to_container(composed(f"{group}={name}", entry="train_groundtruth"), resolve=True)
+    grid = Grid.of(settings)
+    assert settings["zoo"]
+    assert grid.protocol.precision == settings["trainer"]["precision"]
+    if name == "v100":
+        assert grid.protocol.precision == "16"
+        assert settings["trainer"]["batch_size"] >= grid.protocol.batch_size
+
+
 @pytest.mark.parametrize("name", names("tracking"))
 def test_tracking_configs_can_be_built(name):
     node = composed(f"tracking={name}").tracking
@@ -85,12 +104,12 @@ def test_tracking_configs_can_be_built(name):
 @pytest.mark.parametrize("name", names("experiment"))
 def test_experiments_compose_and_every_job_can_be_built(name):
     cfg = composed(f"+experiment={name}", hydra=True)
-    assert OmegaConf.to_container(cfg.hydra.mode and cfg.hydra.sweeper.params)
-    assert str(cfg.hydra.mode).endswith("MULTIRUN")
+    swept = OmegaConf.to_container(cfg.hydra.sweeper.params) if cfg.hydra.sweeper.params else {}
+    assert bool(swept) == str(cfg.hydra.mode).endswith("MULTIRUN")
     assert cfg.tracking.group == name
     for callback in (cfg.hydra.callbacks or {}).values():
         assert get_class(callback._target_)
-    for key, values in cfg.hydra.sweeper.params.items():
+    for key, values in swept.items():
         for value in str(values).split(","):
             jobs = composed(f"+experiment={name}", f"{key}={value}")
             for node in jobs.scorer.values():

@@ -24,6 +24,10 @@ SMALL = (
     *("data=digits", "data.limit=30", "jobs=1", "trainer.workers=0", "~zoo"),
     *("+zoo.tiny={model: test_resnet, image_size: 32}", "scorer.itm.iterations=2"),
 )
+SWEPT = [
+    name for name in EXPERIMENTS if "itm.sweep.Collect" in (CONFIGS / "experiment" / f"{name}.yaml").read_text("utf-8")
+]
+LOOKS = ("distance_statistics", "embedding_evolution", "wz_similarity")
 QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pages and pictures take seconds
 
 
@@ -32,7 +36,7 @@ def composed(*overrides: str):
         return compose("estimate", list(overrides), return_hydra_config=True)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", SWEPT)
 def test_what_an_experiment_collects_is_what_it_sweeps(name):
     cfg = composed(f"+experiment={name}")
     collect = instantiate(cfg.hydra.callbacks.collect)
@@ -41,9 +45,7 @@ def test_what_an_experiment_collects_is_what_it_sweeps(name):
     assert {collect.x, collect.line} - {None} == swept
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in EXPERIMENTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in SWEPT])
 def test_experiments_run_offline_and_end_with_one_table_and_one_figure(run, capsys, name):
     out = run(f"+experiment={name}", *SMALL, "seeds=1", "tracking=none")
     params = composed(f"+experiment={name}").hydra.sweeper.params
@@ -56,6 +58,16 @@ def test_experiments_run_offline_and_end_with_one_table_and_one_figure(run, caps
     assert (out / f"{name}.png").stat().st_size > 1000
     assert (out / f"{name}.svg").read_text("utf-8").count("<svg") == 1
     assert capsys.readouterr().out.count("best first") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOOKS)
+def test_looks_at_features_are_experiments_too(run, capsys, name):
+    out = run(f"+experiment={name}", *SMALL, "tracking=none")
+    assert capsys.readouterr().out.count("Table and figure:") == 1
+    assert len(pd.read_csv(out / f"{name}.csv")) == {"distance_statistics": 2, "embedding_evolution": 3}.get(name, 1)
+    assert (out / f"{name}.png").stat().st_size > 1000
+    assert (out / f"{name}.svg").is_file()
 
 
 def command_of(sweep: dict, **values: object) -> list[str]:

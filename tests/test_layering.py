@@ -11,10 +11,10 @@ PACKAGE = ROOT / "itm"
 # Each room may import from the rows below its own.
 ROWS = [
     {"__init__"},
-    {"cli", "sweep", "tracking"},
+    {"analysis", "cli", "sweep", "tracking"},
     {"report"},
     {"tables"},
-    {"comparison", "figures"},
+    {"comparison", "figures", "standings"},
     {"grid", "ranking", "truth", "zoo"},
     {"extract", "scorers", "training"},
     {"decoding", "finetune"},
@@ -28,12 +28,12 @@ ROWS = [
 ]
 # Only these rooms know these libraries.
 OWNERS = {
-    "hydra": {"cli", "sweep"},
-    "omegaconf": {"cli", "sweep"},
+    "hydra": {"analysis", "cli", "sweep"},
+    "omegaconf": {"analysis", "cli", "sweep"},
     "wandb": {"tracking"},
     "timm": {"adaptation", "backbones", "networks"},
     "peft": {"adaptation"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"analysis", "figures"},
     "jinja2": {"report"},
 }
 # Cached features score on a machine without images, networks or a hub.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,26 @@ from itm.errors import SettingError
 from itm.scaling import Scaling, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 from itm.splits import split_indices
+
+if TYPE_CHECKING:
+    from itm.estimator import ITMModule
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What :meth:`ITM.train` leaves behind.
+
+    Args:
+        module: The trained map and head, with their trace.
+        heldout: Scaled features and classes of the held-out part.
+        distance: dis_φ of the training part.
+        batch_size: The batch size used.
+    """
+
+    module: ITMModule
+    heldout: OrderedBatches
+    distance: float
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,21 @@ class ITM(Scorer):
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; details hold n, dis_φ, curve and losses by iteration, and how stable the evolution was."""
+        trained = self.train(samples)
+        trace = trained.module.trace
+        details = {
+            "n": trained.module.steps,
+            "distance": trained.distance,
+            "batch_size": trained.batch_size,
+            "curve": trace.curve,
+            "losses": trace.losses,
+            "eta_lambda_max": trace.eta_lambda,
+            "capped": trace.capped,
+        }
+        return Score(trace.best, details=details)
+
+    def train(self, samples: Samples) -> Trained:
+        """Train the map and the head of one model (Algorithm 1 or 2)."""
         device = self._device()
         x, y = samples.x.float().to(device), samples.y.to(device)
         train, heldout = (
@@ -98,24 +133,18 @@ class ITM(Scorer):
         # Lightning takes seconds to import: only the scorer that trains pays for it
         from itm.estimator import ITMModule, fit
 
-        trace = fit(
-            ITMModule(x.shape[1], **self._inner(x[train], samples.num_classes), steps=n),
-            RandomBatches(x[train], y_train, self.batch_size, generator),
-            OrderedBatches(x[shuffled], y[shuffled], self.batch_size),
+        module = ITMModule(x.shape[1], **self._inner(x[train], samples.num_classes), steps=n)
+        batches = RandomBatches(x[train], y_train, self.batch_size, generator)
+        held = OrderedBatches(x[shuffled], y[shuffled], self.batch_size)
+        fit(
+            module,
+            batches,
+            held,
             iterations=self.iterations,
             evaluate_every=self.evaluate_every,
             accelerator=device.type,
         )
-        details = {
-            "n": n,
-            "distance": distance,
-            "batch_size": min(self.batch_size, len(train)),
-            "curve": trace.curve,
-            "losses": trace.losses,
-            "eta_lambda_max": trace.eta_lambda,
-            "capped": trace.capped,
-        }
-        return Score(trace.best, details=details)
+        return Trained(module, held, distance, batches.batch_size)
 
     def _device(self) -> torch.device:
         has_cuda = torch.cuda.is_available()

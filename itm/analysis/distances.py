@@ -1,0 +1,67 @@
+"""How far samples lie from the mean of their class, by model: what eq. 9 makes its number of steps of (Fig. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from itm.dva import Standardize, adaptive_steps, class_distances
+from itm.features import Features
+from itm.figures import COLOURS, STYLE
+from itm.scorers import ITM
+from itm.scorers.base import check
+
+
+def distance_statistics(
+    pool: Mapping[str, Features], itm: ITM, data: str, folder: Path | None = None
+) -> tuple[pd.DataFrame, Figure]:
+    """Distances of all samples to the mean of their class, standardised in either way.
+
+    Args:
+        pool: Features by model.
+        itm: Gives eq. 9 its ``eta_0`` and ``n_b``.
+        data: Name of the dataset.
+        folder: Not used.
+
+    Returns:
+        A row per model and standardisation with ``mean`` (dis_φ), ``std``, quantiles and the ``n`` of eq. 9, and the
+        distributions as violins. Its samples are all of them; ITM itself takes its training part.
+    """
+    rows: list[dict[str, Any]] = []
+    clouds = {}
+    for standardize in get_args(Standardize):
+        for model, features in pool.items():
+            samples = check(model, features)
+            distances = class_distances(samples.x.double(), samples.y, standardize)
+            spread = pd.Series(distances.numpy()).describe(percentiles=[0.05, 0.5, 0.95]).drop(["count", "min", "max"])
+            n = adaptive_steps(float(spread["mean"]), eta=itm.eta_0, n_b=itm.n_b)
+            rows.append(
+                {"data": data, "standardize": standardize, "model": model, **spread, "dim": features.dim, "n": n}
+            )
+            clouds[standardize, model] = distances.numpy()
+    return pd.DataFrame(rows), _violins(clouds, data)
+
+
+def _violins(clouds: Mapping[tuple[str, str], Any], data: str) -> Figure:
+    words = list(dict.fromkeys(word for word, _ in clouds))
+    models = list(dict.fromkeys(model for _, model in clouds))
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(1.8 + 3.6 * len(words), 0.9 + 0.5 * len(models)), layout="constrained")
+        for place, word in enumerate(words, 1):
+            axes = figure.add_subplot(1, len(words), place)
+            drawn = axes.violinplot(
+                [clouds[word, model] for model in models], range(len(models)), orientation="horizontal",
+                showmeans=True, showextrema=False, widths=0.8,
+            )  # fmt: skip
+            for body in drawn["bodies"]:  # type: ignore[attr-defined]
+                body.set_facecolor(COLOURS[0])
+            axes.set_yticks(range(len(models)), models if place == 1 else [""] * len(models))
+            axes.set_ylim(len(models) - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlabel(f"distance to the class mean\n{data}, standardize={word}")
+    return figure
