@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
@@ -92,7 +93,7 @@ def sweep_lines(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[
             axes.tick_params(axis="x", labelsize=8)  # powers of four up to 4096 stand side by side
             axes.minorticks_off()
         if value in _LOGARITHMIC:
-            axes.set_yscale("log")
+            _logarithmic(axes, "y")
         axes.set_xlabel(x)
         axes.set_ylabel(value)
     panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handlelength=4)
@@ -135,7 +136,7 @@ def sweep_dots(frame: pd.DataFrame, x: str, line: str | None, values: Sequence[s
         for edge in range(1, len(models)):
             axes.axhline(edge - 0.5, color="0.85", linewidth=0.8)
         if value in _LOGARITHMIC:
-            axes.set_xscale("log")
+            _logarithmic(axes, "x")
         axes.set_xlabel(f"{value} (mean ± std over seeds)" if spread else value)
     panels[-1].legend(title=x, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure
@@ -287,3 +288,11 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, [figure.add_subplot(1, count, place) for place in range(1, count + 1)]
+
+
+def _logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers; those between the powers of ten where there is room for them."""
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.3, 0.4)))

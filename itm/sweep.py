@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ class Collect(Callback):
         line: Swept setting that tells lines or dots of one ``x`` apart, or None.
         values: Columns to draw, one panel each.
         figure: ``"lines"`` over numbers, ``"dots"`` for words.
+        names: Words for values of ``x`` that do not speak for themselves.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Collect(Callback):
         line: str | None = None,
         values: Sequence[str] = ("score", "seconds"),
         figure: Literal["lines", "dots"] = "lines",
+        names: Mapping[str, str] | None = None,
     ) -> None:
         if figure not in _DRAW:
             raise unknown("figure", figure, _DRAW)
         self.name, self.x, self.line, self.values, self.figure = name, x, line, tuple(values), figure
+        self.names = dict(names or {})
         self.failed: list[str] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -62,14 +65,14 @@ class Collect(Callback):
         if job_return.status == JobStatus.FAILED:
             self._keep(config.hydra.job.num, job_return)
         folder = Path(config.hydra.sweep.dir)
-        frame = collect(folder)
+        frame = self._collect(folder)
         if len(frame):
             frame.to_csv(folder / f"{self.name}.csv", index=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, draw the figure and log both."""
         folder = Path(config.hydra.sweep.dir)
-        frame = collect(folder)
+        frame = self._collect(folder)
         if frame.empty:
             _log.error("No job of %s left a ranking, so there is nothing to collect.", folder)
         else:
@@ -77,6 +80,10 @@ class Collect(Callback):
         if self.failed:
             print(f"error: {len(self.failed)} job(s) failed: " + " | ".join(self.failed), file=sys.stderr)
             raise SystemExit(2)
+
+    def _collect(self, folder: Path) -> pd.DataFrame:
+        frame = collect(folder)
+        return frame.replace({self.x: self.names}) if self.x in frame and self.names else frame
 
     def _keep(self, number: int, job_return: JobReturn) -> None:
         """Note a failure, and mark the job as ended: Hydra would stop before the end of the multirun is told."""

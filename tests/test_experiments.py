@@ -48,12 +48,15 @@ def test_what_an_experiment_collects_is_what_it_sweeps(name):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in SWEPT])
 def test_experiments_run_offline_and_end_with_one_table_and_one_figure(run, capsys, name):
     out = run(f"+experiment={name}", *SMALL, "seeds=1", "tracking=none")
-    params = composed(f"+experiment={name}").hydra.sweeper.params
+    hydra = composed(f"+experiment={name}").hydra
+    params, names = hydra.sweeper.params, hydra.callbacks.collect.get("names", {})
     jobs = math.prod(len(str(values).split(",")) for values in params.values())
     frame = pd.read_csv(out / f"{name}.csv", keep_default_na=False, na_values=[""])
     assert len(frame) == jobs
     for key, values in params.items():
-        assert set(frame[key.rpartition(".")[2]].astype(str).str.lower()) == set(str(values).split(","))
+        assert set(frame[key.rpartition(".")[2]].astype(str).str.lower()) == {
+            names.get(value, value) for value in str(values).split(",")
+        }
     assert frame["score"].between(0, 1).all()
     assert (out / f"{name}.png").stat().st_size > 1000
     assert (out / f"{name}.svg").read_text("utf-8").count("<svg") == 1
