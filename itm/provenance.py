@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import platform
 import resource
+import socket
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 _PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning")
+
+
+def facts(accelerator: str) -> dict[str, Any]:
+    """All of it, with the most memory in use and the time."""
+    return {
+        "peak_memory": peak_memory(accelerator),
+        "device": device(accelerator),
+        "host": socket.gethostname(),
+        "versions": versions(),
+        "commit": commit(),
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -6,10 +6,8 @@ import copy
 import gc
 import logging
 import math
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -167,11 +165,9 @@ def train_cell(
     while True:
         attempt = _Attempt(cell, batching, machine)
         record = attempt.run(copy.deepcopy(backbone), train, test, cells.folder(cell))
+        _free(machine)
         if record is not None:
             return record
-        gc.collect()  # the network's tensors hang in cycles
-        if machine.accelerator == "cuda":
-            torch.cuda.empty_cache()
         if batching.micro == 1:
             return attempt.record(error="out of memory, even with one image at once; set gradient_checkpointing=true")
         batching = batching.halved()
@@ -180,6 +176,15 @@ def train_cell(
             "still sees %d images, batch normalisation %d.",
             *(cell, batching.micro, batching.parts, batching.micro * batching.parts, batching.micro),
         )
+
+
+def _free(machine: Machine) -> None:
+    """Let go of a trained network, so that the next one finds the memory that this one found."""
+    if machine.compile:
+        torch.compiler.reset()  # else the compiler gives up after some networks of the same code
+    gc.collect()  # its tensors hang in cycles
+    if machine.accelerator == "cuda":
+        torch.cuda.empty_cache()
 
 
 @dataclass
@@ -212,14 +217,9 @@ class _Attempt:
         facts = {
             "seconds": seconds,
             "images_per_second": len(history) * images / seconds if seconds and images else None,
-            "peak_memory": provenance.peak_memory(self.machine.accelerator),
             "trainable": None if module is None else module.trainable,
             "images_at_once": self.batching.micro,
-            "device": provenance.device(self.machine.accelerator),
-            "host": socket.gethostname(),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-            "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **provenance.facts(self.machine.accelerator),
         }
         return Record(self.cell, error, history, facts)
 

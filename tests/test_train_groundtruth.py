@@ -139,9 +139,9 @@ def test_failures_are_recorded_and_tried_again_while_the_others_go_on(run, image
 
 def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypatch):
     names = trained(monkeypatch)
-    out, code = run("-m", f"data={image_folder}", "worker=1,2", *ZOO, *FAST, *SHORT)
+    out, code = run("-m", f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT)
     assert code == 0
-    assert len(names) == 4
+    assert len(names) == 2
     tables = [(out / job / "groundtruth.csv").read_text() for job in "01"]
     assert tables[0] == tables[1]
 
