@@ -26,6 +26,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs an optional engine that is not installed."""
+    if item.get_closest_marker("peft"):
+        pytest.importorskip("peft", reason="needs the extra `peft`")
+
+
 @pytest.fixture(autouse=True)
 def _own_log_handlers() -> Iterator[None]:
     """Hydra gives the root logger handlers that write to the stream of the test that ran it."""

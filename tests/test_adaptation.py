@@ -46,7 +46,9 @@ def with_head() -> Backbone:
     ("mode", "count"),
     [
         ("linear", 0),
-        ("lora", BLOCKS * 2 * (D + 3 * D + D + D)),  # rank 2, at qkv [D, 3 D] and proj [D, D]
+        pytest.param(
+            "lora", BLOCKS * 2 * (D + 3 * D + D + D), marks=pytest.mark.peft
+        ),  # rank 2, at qkv [D, 3 D] and proj [D, D]
         ("vpt", 3 * D),
         ("vpt_deep", BLOCKS * 3 * D),
         ("bitfit", None),
@@ -68,6 +70,7 @@ def test_what_trains(mode: str, count: int | None) -> None:
     )
 
 
+@pytest.mark.peft
 def test_lora_starts_as_the_network_and_learns_low_rank_updates() -> None:
     base = vit().pool(images())
     backbone = adapt(vit(), "lora", rank=2)
@@ -90,6 +93,7 @@ def test_lora_starts_as_the_network_and_learns_low_rank_updates() -> None:
     torch.testing.assert_close(backbone.pool(images()), learned, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.peft
 @pytest.mark.parametrize("kind", [VisionTransformer, Beit])
 def test_every_lora_update_takes_part(kind: type[torch.nn.Module]) -> None:
     """BEiT reads its projections' weights past the layer, where an added update would not be seen."""
@@ -148,7 +152,7 @@ def test_prompts_of_a_transformer_without_class_token() -> None:
     assert Splice(1, 2, torch.full((2, 1), 7.0))(x).flatten().tolist() == [0, 7, 7, 2]
 
 
-@pytest.mark.parametrize("mode", ["lora", "vpt_deep"])
+@pytest.mark.parametrize("mode", [pytest.param("lora", marks=pytest.mark.peft), "vpt_deep"])
 def test_additions_are_seeded(mode: str) -> None:
     states = [adapt(vit(), mode, seed=seed).state_dict() for seed in (3, 3, 4)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

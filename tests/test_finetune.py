@@ -83,7 +83,10 @@ def test_learns(model: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "mode"),
-    [*(("test_vit", mode) for mode in ADAPTATIONS), *(("test_resnet", mode) for mode in ("full", "linear", "bitfit"))],
+    [
+        *(pytest.param("test_vit", mode, marks=[pytest.mark.peft] * (mode == "lora")) for mode in ADAPTATIONS),
+        *(("test_resnet", mode) for mode in ("full", "linear", "bitfit")),
+    ],
 )
 def test_what_changes(model: str, mode: str) -> None:
     net = backbone(model)
@@ -121,7 +124,7 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
     assert all(part.training for part in module().backbone.net.modules())
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora", "vpt_deep"])
+@pytest.mark.parametrize("adaptation", ["full", pytest.param("lora", marks=pytest.mark.peft), "vpt_deep"])
 def test_recomputed_activations_give_the_same_gradients(adaptation: str) -> None:
     batch = next(iter(batches(backbone()).train_dataloader()))
     gradients = []
@@ -222,7 +225,10 @@ class Save(L.Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("dropout", 0), ("dropout", 2), ("resnet", 0), ("lora", 0)])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("dropout", 0), ("dropout", 2), ("resnet", 0), pytest.param("lora", 0, marks=pytest.mark.peft)],
+)
 def test_resumed_training_has_the_numbers_it_would_have_had(kind: str, workers: int, tmp_path: Path) -> None:
     def build(seed: int = 0) -> FineTuneModule:
         net = backbone("test_resnet" if kind == "resnet" else "test_vit")
