@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -63,11 +64,14 @@ def test_distances_have_the_mean_that_eq_9_takes(one_thread):
     assert len(figure.axes) == 2
 
 
-def test_evolution_starts_at_the_map_and_ends_at_the_score(one_thread):
+def test_evolution_ends_at_the_score_and_passes_the_curve(one_thread):
     pool = {"a": clusters(60, 8, 3, spread=0.5)}
-    table, figure = embedding_evolution(pool, QUICK, "made up")
-    n = QUICK.evaluate({"a": pool["a"]})["a"].details["n"]
-    assert list(table["step"]) == [0, n // 2, n]
-    assert table["accuracy"].iloc[-1] == pytest.approx(QUICK.score(pool)["a"])
+    itm = ITM(iterations=10, evaluate_every=5, eta=0.1)
+    table, figure = embedding_evolution(pool, itm, "made up")
+    curve = itm.evaluate(pool)["a"].details["curve"]
+    assert list(table["iteration"]) == [1, 5, 10]
+    assert table["accuracy"].iloc[1:].to_list() == pytest.approx([curve[5], curve[10]])
+    plain = dataclasses.replace(itm, heldout="plain").evaluate(pool)["a"].details["curve"]
+    assert table["plain"].iloc[1:].to_list() == pytest.approx([plain[5], plain[10]])
     assert len(figure.axes) == 3
-    assert figure.axes[0].texts[0].get_text() == f"{table['accuracy'][0]:.1%}"
+    assert figure.axes[0].get_title(loc="left") == f"{table['accuracy'][0]:.1%}"

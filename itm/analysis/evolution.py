@@ -1,7 +1,8 @@
-"""Embeddings before, within and after their evolution, in the plane (Fig. 9)."""
+"""Evolved embeddings early in, half-way through and at the end of ITM's training, in the plane (Fig. 9)."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,31 @@ from itm.scorers.base import check
 _PCA_WIDTH = 50  # t-SNE's authors reduce to it first
 
 
+@dataclasses.dataclass(frozen=True)
+class State:
+    """The held-out part at one moment of the training.
+
+    Args:
+        iteration: The moment.
+        plane: Evolved embeddings, reduced to ``[N, 2]``.
+        y: Classes, ``[N]``.
+        accuracy: Of the head on the evolved embeddings.
+        plain: Of the head on the same before their evolution.
+    """
+
+    iteration: int
+    plane: np.ndarray
+    y: np.ndarray
+    accuracy: float
+    plain: float
+
+
 def embedding_evolution(
     pool: Mapping[str, Features], itm: ITM, data: str, folder: Path | None = None
 ) -> tuple[pd.DataFrame, Figure]:
-    """Held-out embeddings of each model after 0, n/2 and n inner steps of its trained map.
+    """Held-out embeddings, evolved by the ``n`` inner steps, after one, half and all of the training batches.
 
-    That the three states are these steps, drawn from the held-out part, is our reading of the figure. PCA and t-SNE see
-    a model's three states together, so its panels share one plane.
+    That the figure's three states are these moments is our reading; the planes are independent of each other.
 
     Args:
         pool: Features by model.
@@ -37,55 +56,47 @@ def embedding_evolution(
         folder: Not used.
 
     Returns:
-        A row per model and state with ``step`` and the head's held-out ``accuracy``, and the scatter plots.
+        A row per model and state: ``iteration``, the held-out ``accuracy`` of evolved and the ``plain`` one of
+        unevolved embeddings; and the scatter plots.
     """
-    rows: list[dict[str, Any]] = []
-    panels = []
-    for model, features in pool.items():
-        states, y, accuracies = _states(features, itm, model)
-        rows += [
-            {"data": data, "model": model, "step": step, "accuracy": accuracy} for step, accuracy in accuracies.items()
-        ]
-        panels.append((model, _plane(states, itm.seed), y, accuracies))
-    return pd.DataFrame(rows), _scatter(panels)
+    moments = (1, max(1, itm.iterations // 2), itm.iterations)
+    found = {model: [_state(features, itm, model, moment) for moment in moments] for model, features in pool.items()}
+    rows: list[dict[str, Any]] = [
+        {"data": data, "model": model, "iteration": s.iteration, "accuracy": s.accuracy, "plain": s.plain}
+        for model, states in found.items()
+        for s in states
+    ]
+    return pd.DataFrame(rows), _scatter(found)
 
 
-def _states(features: Features, itm: ITM, model: str) -> tuple[np.ndarray, np.ndarray, dict[int, float]]:
-    """States ``[3, N, p]``, classes and the accuracy by step."""
-    trained = itm.train(check(model, features))
+def _state(features: Features, itm: ITM, model: str, iteration: int) -> State:
+    """Train up to an iteration: with one seed, a shorter training is the beginning of a longer one."""
+    trained = dataclasses.replace(itm, iterations=iteration).train(check(model, features))
     module, y = trained.module.eval(), trained.heldout.y
-    n = module.steps
-    states, accuracies = [], {}
     with torch.no_grad():
-        for step in (0, n // 2, n):
-            module.steps = step
-            parts = [module.evolve(module.conditioning(xs), ys) for xs, ys in trained.heldout]
-            states.append(torch.cat(parts))
-            accuracies[step] = float((module.head(states[-1]).argmax(dim=1) == y).double().mean())
-    return torch.stack(states).cpu().numpy(), y.cpu().numpy(), accuracies
+        thetas = [module.conditioning(x) for x, _ in trained.heldout]
+        evolved = torch.cat([module.evolve(theta, ys) for theta, (_, ys) in zip(thetas, trained.heldout, strict=True)])
+        accuracy, plain = ((module.head(e).argmax(dim=1) == y).double().mean() for e in (evolved, torch.cat(thetas)))
+    return State(iteration, _plane(evolved.cpu().numpy(), itm.seed), y.cpu().numpy(), float(accuracy), float(plain))
 
 
-def _plane(states: np.ndarray, seed: int) -> np.ndarray:
-    """Coordinates ``[3, N, 2]``: PCA, then t-SNE of the three states together."""
-    cloud = states.reshape(-1, states.shape[-1])
-    narrow = PCA(min(_PCA_WIDTH, *cloud.shape), random_state=seed).fit_transform(cloud)
-    perplexity = min(30.0, (len(cloud) - 1) / 3)
-    flat = TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(narrow)
-    return flat.reshape(len(states), -1, 2)  # type: ignore[no-any-return]
+def _plane(embeddings: np.ndarray, seed: int) -> np.ndarray:
+    narrow = PCA(min(_PCA_WIDTH, *embeddings.shape), random_state=seed).fit_transform(embeddings)
+    perplexity = min(30.0, (len(embeddings) - 1) / 3)
+    flat: np.ndarray = TSNE(perplexity=perplexity, random_state=seed).fit_transform(narrow)
+    return flat
 
 
-def _scatter(panels: list[tuple[str, np.ndarray, np.ndarray, dict[int, float]]]) -> Figure:
+def _scatter(found: Mapping[str, list[State]]) -> Figure:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7.2, 2.3 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 3, squeeze=False)
-        for row, (model, planes, y, accuracies) in zip(grid, panels, strict=True):
-            low, high = planes.min(axis=(0, 1)), planes.max(axis=(0, 1))
-            margin = 0.05 * (high - low)
-            for axes, plane, (step, accuracy) in zip(row, planes, accuracies.items(), strict=True):
-                axes.scatter(*plane.T, c=y, cmap="tab20" if y.max() >= 10 else "tab10", vmin=0, s=9, linewidths=0)
-                axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
-                axes.set(xticks=[], yticks=[], xlabel=f"step {step}")
-                axes.text(0.03, 0.97, f"{accuracy:.1%}", transform=axes.transAxes, va="top", fontsize=9,
-                          bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0})  # fmt: skip
+        figure = Figure(figsize=(7.2, 2.4 * len(found)), layout="constrained")
+        grid = figure.subplots(len(found), 3, squeeze=False)
+        for row, (model, states) in zip(grid, found.items(), strict=True):
+            for axes, state in zip(row, states, strict=True):
+                palette = "tab20" if state.y.max() >= 10 else "tab10"
+                vmax = 19 if palette == "tab20" else 9  # class k is colour k
+                axes.scatter(*state.plane.T, c=state.y % 20, cmap=palette, vmin=0, vmax=vmax, s=10, linewidths=0)
+                axes.set(xticks=[], yticks=[], xlabel=f"iteration {state.iteration}")
+                axes.set_title(f"{state.accuracy:.1%}", loc="left", fontsize=9)
             row[0].set_ylabel(model, fontsize=8)
     return figure

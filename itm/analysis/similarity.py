@@ -80,7 +80,7 @@ def _image(table: pd.DataFrame, pairs: list[str]) -> Figure:
         axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
         for (row, column), value in np.ndenumerate(values):
             shade = "white" if value > 0.6 * top else "black"
-            words = "-" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+            words = "-" if np.isnan(value) else f"{value:.3f}".removeprefix("0")
             axes.text(column, row, words, ha="center", va="center", fontsize=6, color=shade)
         axes.set_xticks(range(len(pairs)), pairs, rotation=90, fontsize=7)
         axes.set_yticks(range(len(pairs)), pairs, fontsize=7)
