@@ -25,7 +25,7 @@ from itm.protocol import Protocol
 from itm.training import train_cell
 
 ZOO = ("~zoo", "+zoo.a={model: test_vit}", "+zoo.b={model: test_resnet}")
-FAST = ("image_size=32", "grid.lr=[1e-3]", "grid.weight_decay=[1e-2,1e-4]")
+FAST = ("image_size=32", "grid.lr=[1e-3]", "grid.weight_decay=[1e-2]")
 SHORT = ("protocol.epochs=2", "protocol.warmup_epochs=0", "protocol.batch_size=8")
 
 
@@ -75,7 +75,7 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     assert Path("gt/cpu_cells.csv").is_file()
     assert (out / "config.yaml").is_file()
     cells = records(tmp_path / "home")
-    assert len(cells) == 4
+    assert len(cells) == 2
     for cell in cells:
         assert cell["status"] == "finished"
         assert len(cell["history"]) == 2
@@ -100,7 +100,7 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
 def test_each_cell_is_a_tracked_run_of_its_dataset_and_model(run, image_folder, monkeypatch):
     started = []
     monkeypatch.setattr("wandb.init", lambda **settings: started.append((settings, MagicMock())) or started[-1][1])
-    _, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "grid.weight_decay=[1e-2]", "tracking=wandb")
+    _, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "tracking=wandb")
     assert code == 0
     assert [settings["group"] for settings, _ in started] == ["images/a", "images/b"]
     for settings, wandb_run in started:
@@ -123,23 +123,26 @@ def test_failures_are_recorded_and_tried_again_while_the_others_go_on(run, image
         patch.setattr(FineTuneModule, "training_step", failing)
         out, code = run(*words)
     told = str(code)
-    assert "3 failed" in told
+    assert "2 failed" in told
     assert "c: zoo.c.checkpoint=gone.pt" in told
-    assert told.count("b on images") == 2
+    assert told.count("b on images") == 1
     assert "RuntimeError: cuDNN error" in told
-    assert [cell["status"] for cell in records(tmp_path / "home")] == ["finished"] * 2 + ["failed"] * 2
+    assert [cell["status"] for cell in records(tmp_path / "home")] == ["finished", "failed"]
     assert groundtruth.load(out / "groundtruth.csv").loc["a"].notna().all()
 
     names = trained(monkeypatch)
     _, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT)
     assert code == 0
-    assert len(names) == 2
+    assert len(names) == 1
     assert {cell["status"] for cell in records(tmp_path / "home")} == {"finished"}
 
 
 def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypatch):
     names = trained(monkeypatch)
-    out, code = run("-m", f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT)
+    words = (f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT, "grid.weight_decay=[1e-2,1e-4]")
+    out, code = run("-m", *words)
+        "-m", f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT, "grid.weight_decay=[1e-2,1e-4]"
+    )
     assert code == 0
     assert len(names) == 2
     tables = [(out / job / "groundtruth.csv").read_text() for job in "01"]
