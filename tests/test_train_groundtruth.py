@@ -141,8 +141,6 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
     names = trained(monkeypatch)
     words = (f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT, "grid.weight_decay=[1e-2,1e-4]")
     out, code = run("-m", *words)
-        "-m", f"data={image_folder}", "worker=1,2", *ZOO[:2], *FAST, *SHORT, "grid.weight_decay=[1e-2,1e-4]"
-    )
     assert code == 0
     assert len(names) == 2
     tables = [(out / job / "groundtruth.csv").read_text() for job in "01"]
