@@ -28,7 +28,12 @@ SWEPT = [
     name for name in EXPERIMENTS if "itm.sweep.Collect" in (CONFIGS / "experiment" / f"{name}.yaml").read_text("utf-8")
 ]
 LOOKS = ("distance_statistics", "embedding_evolution", "wz_similarity")
+STANDINGS = ("cnn_table", "main_table", "radar", "rank_metrics", "stability")
 QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pages and pictures take seconds
+
+
+def test_every_experiment_is_tested():
+    assert sorted([*SWEPT, *LOOKS, *STANDINGS]) == EXPERIMENTS
 
 
 def composed(*overrides: str):
@@ -54,9 +59,9 @@ def test_experiments_run_offline_and_end_with_one_table_and_one_figure(run, caps
     frame = pd.read_csv(out / f"{name}.csv", keep_default_na=False, na_values=[""])
     assert len(frame) == jobs
     for key, values in params.items():
-        assert set(frame[key.rpartition(".")[2]].astype(str).str.lower()) == {
-            names.get(value, value) for value in str(values).split(",")
-        }
+        expected = [names.get(value, value) for value in str(values).split(",")]
+        found = frame[key.rpartition(".")[2]].drop_duplicates()
+        assert [plain(value) for value in found] == [plain(value) for value in expected]
     assert frame["score"].between(0, 1).all()
     assert (out / f"{name}.png").stat().st_size > 1000
     assert (out / f"{name}.svg").read_text("utf-8").count("<svg") == 1
@@ -71,6 +76,32 @@ def test_looks_at_features_are_experiments_too(run, capsys, name):
     assert len(pd.read_csv(out / f"{name}.csv")) == {"distance_statistics": 2, "embedding_evolution": 3}.get(name, 1)
     assert (out / f"{name}.png").stat().st_size > 1000
     assert (out / f"{name}.svg").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STANDINGS)
+def test_standings_are_experiments_too(run, capsys, tmp_path, name):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("model,digits\na,90\nb,80\nc,70\n", encoding="utf-8")
+    zoo = [
+        f"+zoo.{n}={{model: test_{m}, image_size: 32}}" for n, m in (("a", "resnet"), ("b", "vit"), ("c", "mambaout"))
+    ]
+    small = [word for word in SMALL if word != "data=digits" and not word.startswith("+zoo")]
+    chosen = ["scorer=[itm,logme,emms]", "data.name=digits", f"groundtruth={truth}", "seeds=1", "tracking=none"]
+    out = run(f"+experiment={name}", *small, *zoo, *chosen)
+    table = pd.read_csv(out / f"{name}.csv", index_col=0)
+    assert {"itm", "logme", "emms"} <= set(table.index)
+    assert len(pd.read_csv(out / f"{name}_rankings.csv")) == 9
+    assert (out / f"{name}.png").stat().st_size > 1000
+    assert capsys.readouterr().out.count("Table and figure:") == 1
+
+
+def plain(value: object) -> str:
+    """A value as text, however a CSV or a config writes it: 1 and 1.0, true and True."""
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return str(value).lower()
 
 
 def command_of(sweep: dict, **values: object) -> list[str]:
