@@ -25,6 +25,7 @@ from itm.figures import save, sweep_dots, sweep_lines
 _log = logging.getLogger(__name__)
 
 _TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole ranking, not of a model
+_ROW = ("scorer", "model", "rank")  # what a row is of: the override `scorer=[...]` is told by the rows
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
 
@@ -184,7 +185,8 @@ def collect(folder: Path) -> pd.DataFrame:
     frames = []
     for job in sorted(folder.glob("*/ranking.csv"), key=lambda path: (len(path.parent.name), path.parent.name)):
         overrides = yaml.safe_load((job.parent / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        swept = dict(_setting(word) for word in overrides)
+        settings = dict(_setting(word) for word in overrides)
+        swept = {name: value for name, value in settings.items() if name not in _ROW}
         frame = pd.read_csv(job).rename(columns={name: f"{name}_used" for name in swept})
         for place, (name, value) in enumerate(swept.items()):
             frame.insert(place, name, value)
@@ -203,7 +205,9 @@ def _with_truth(frame: pd.DataFrame, comparison: Path) -> pd.DataFrame:
 
 def _setting(override: str) -> tuple[str, Any]:
     key, _, value = override.partition("=")
-    return key.rpartition(".")[2].lstrip("+~"), "null" if value == "null" else yaml.safe_load(value)
+    # a list or a mapping is one value of the table, and `null` is a word in it
+    simple = value != "null" and value[:1] not in ("[", "{")
+    return key.rpartition(".")[2].lstrip("+~"), yaml.safe_load(value) if simple else value
 
 
 def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
