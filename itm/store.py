@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +22,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from itm import atomic
 from itm.errors import StoreError
 
 FORMAT = 1
@@ -188,7 +187,7 @@ class FeatureStore:
         metadata = {"key": key.digest, "shard": json.dumps(facts), "versions": json.dumps(_versions())}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         stored = replace(shard, sha256=hashlib.sha256(content).hexdigest())
-        self._replace(self.folder(key) / stored.file, content)
+        self._write(self.folder(key) / stored.file, content)
         return stored
 
     def describe(self, key: FeatureKey, total: int, shards: Collection[Shard]) -> None:
@@ -212,7 +211,11 @@ class FeatureStore:
             "shards": {shard.file: shard.sha256 for shard in shards},
         }
         content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        self._replace(self.folder(key) / "manifest.json", content.encode())
+        self._write(self.folder(key) / "manifest.json", content.encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._naming("write", path):
+            atomic.write(path, content)
 
     def _read(self, path: Path, key: FeatureKey) -> Shard | None:
         try:
@@ -235,20 +238,6 @@ class FeatureStore:
         facts["skipped"] = {int(index): reason for index, reason in facts["skipped"].items()}
         facts.update(safetensors.torch.load(content))
         return Shard(**facts, sha256=sha256)
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        """Write a file so that it is there whole or not at all, also when others write the same one."""
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with self._naming("write", path):
-            try:
-                with temporary.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _naming(self, action: str, path: Path) -> Iterator[None]:

@@ -24,7 +24,7 @@ ROWS = [
     {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
     {"cells"},
     {"epochs", "features", "forked", "images", "protocol", "provenance", "runtime", "splits"},
-    {"errors"},
+    {"atomic", "errors"},
 ]
 # Only these rooms know these libraries.
 OWNERS = {
