@@ -73,6 +73,7 @@ def test_no_model_left_is_one_line(run, photos, capsys):
     assert "gone.pt" in errors[0]
 
 
+@pytest.mark.slow
 def test_an_ablation_keeps_what_its_good_jobs_found(run, photos, capsys):
     with pytest.raises(SystemExit) as stop:  # batch_size=0 is the job that fails
         run(

@@ -82,7 +82,7 @@ def test_unrolled_from_the_identity_gives_the_closed_form_s_training():
     "settings",
     [
         {"loss": "mae"},
-        {"loss": "ce"},
+        {"loss": "ce", "steps": 30},
         {"centers": "random"},
         {"centers": "pca"},
         {"centers": "laplacian"},
