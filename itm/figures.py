@@ -24,6 +24,7 @@ from itm.ranking import Ranking
 # Okabe and Ito's palette: told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LOGARITHMIC = ("seconds", "eta_lambda_max")
+_SUMMARY = ("mean", "models", "seconds")  # columns of a table of datasets that are none
 STYLE = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
@@ -203,7 +204,7 @@ def standing_dots(table: pd.DataFrame) -> Figure:
     Args:
         table: Of :func:`itm.standings.by_dataset` or the statistics of :func:`itm.standings.by_metric`.
     """
-    columns = [name for name in table.columns if name not in ("mean", "seconds")]
+    columns = [name for name in table.columns if name not in _SUMMARY]
     figure, (axes,) = _panels(1, 6.4, 0.9 + 0.26 * len(table))
     places = np.arange(len(table))
     for i, column in enumerate(columns):
@@ -226,7 +227,7 @@ def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
         table: Of :func:`itm.standings.by_dataset`.
         scorers: How many are drawn; priors come as grey dashes.
     """
-    datasets = [name for name in table.columns if name not in ("mean", "seconds")]
+    datasets = [name for name in table.columns if name not in _SUMMARY]
     angles = np.linspace(0, 2 * np.pi, len(datasets) + 1)
     priors = table.index.str.endswith("(prior)")
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
@@ -247,7 +248,7 @@ def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
 
 
 def subpool_scatter(values: pd.DataFrame, against: str) -> Figure:
-    """Weighted tau of one scorer against every other one on the same sub-pools, a panel each (the paper's Fig. 3).
+    """Weighted tau of one scorer against every other on the same sub-pools, a panel each (the paper's Fig. 3).
 
     Args:
         values: Of :func:`itm.standings.over_subpools`.
@@ -257,12 +258,13 @@ def subpool_scatter(values: pd.DataFrame, against: str) -> Figure:
     columns = min(4, len(others))
     rows = math.ceil(len(others) / columns)
     low = min(0.0, float(values.min().min())) - 0.05
+    dots: dict[str, Any] = {"markersize": 3, "alpha": 0.3} if len(values) > 100 else {"markersize": 7}
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(1.9 * columns, 1.9 * rows), layout="constrained")
         for place, name in enumerate(others, 1):
             axes = figure.add_subplot(rows, columns, place)
             axes.plot([low, 1.05], [low, 1.05], color="0.6", linewidth=0.8)
-            axes.plot(values[name], values[against], ".", markersize=3, alpha=0.3)
+            axes.plot(values[name], values[against], ".", **dots)
             axes.set(xlim=(low, 1.05), ylim=(low, 1.05), xlabel=name, aspect="equal")
             if place % columns == 1 or columns == 1:
                 axes.set_ylabel(against)

@@ -31,12 +31,14 @@ def by_dataset(comparisons: pd.DataFrame, rankings: pd.DataFrame, statistic: str
         statistic: A numeric column of ``comparisons``.
 
     Returns:
-        Index: scorers by their mean, then priors by theirs, marked so. Columns: the datasets, ``mean``, and ``seconds``
-        of scoring on all of them (NaN for a prior). A scorer that could not run somewhere has NaN there and no mean.
+        Index: scorers by their mean, then priors by theirs, marked so. Columns: the datasets, ``mean``, ``models``, the
+        fewest that one dataset had, and ``seconds`` of scoring on all of them (NaN for a prior). A scorer that could
+        not run somewhere has NaN there and no mean.
     """
     marked = comparisons.assign(scorer=comparisons["scorer"] + np.where(comparisons["prior"], " (prior)", ""))
     wide = marked.pivot(index="scorer", columns="dataset", values=statistic)[list(dict.fromkeys(marked["dataset"]))]
     wide["mean"] = wide.mean(axis=1, skipna=False)
+    wide["models"] = marked.groupby("scorer")["models"].min()
     wide["seconds"] = rankings.groupby("scorer")["seconds"].sum()
     priors = marked.groupby("scorer")["prior"].first()
     return wide.assign(prior=priors).sort_values(["prior", "mean"], ascending=[True, False]).drop(columns="prior")
@@ -67,8 +69,8 @@ def by_metric(rankings: pd.DataFrame) -> pd.DataFrame:
 def over_subpools(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
     """Weighted tau (scipy's) of every scorer on every sub-pool of the models, averaged over the datasets.
 
-    The paper's stability protocol takes all 1,001 choices of 10 of 14 models (Fig. 3). Only models that every dataset
-    and scorer knows take part; a scorer that misses more models than it has is left out first.
+    The paper's stability protocol takes all 1,001 choices of 10 of 14 models (Fig. 3). A scorer that lacks one of the
+    models somewhere is left out: on fewer models its values could not be set beside the others.
 
     Args:
         rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``.
@@ -79,7 +81,7 @@ def over_subpools(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
     """
     known = rankings.dropna(subset=["score", "true_accuracy"])
     wide = known.pivot(index="model", columns=["dataset", "scorer"], values="score")
-    wide = wide.loc[:, wide.notna().mean() > 0.5].dropna()
+    wide = wide.dropna(axis=1)
     truth = known.drop_duplicates(["dataset", "model"]).pivot(index="model", columns="dataset", values="true_accuracy")
     pools = subpools(len(wide), min(size, len(wide) - 1))
     datasets = truth.columns

@@ -229,9 +229,12 @@ def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
 def _print(title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left")
     for header in ("", *frame.columns):
-        table.add_column(str(header), justify="right" if header else "left")
+        table.add_column(str(header), justify="right" if header else "left", no_wrap=not header)
     for name, row in frame.iterrows():
-        table.add_row(str(name), *("-" if pd.isna(value) else f"{value:.3f}" for value in row))
+        table.add_row(
+            str(name),
+            *("-" if pd.isna(value) else f"{value:.{0 if key == 'models' else 2}f}" for key, value in row.items()),
+        )
     Console().print(table)
 
 

@@ -44,14 +44,14 @@ def comparisons() -> pd.DataFrame:
         ("elpv", "lead", False, 1.0),
         ("elpv", "parameters", True, 0.8),
     ]
-    return pd.DataFrame(rows, columns=["dataset", "scorer", "prior", "tau_w"])
+    return pd.DataFrame(rows, columns=["dataset", "scorer", "prior", "tau_w"]).assign(models=5)
 
 
 def test_a_row_per_scorer_by_its_mean_and_priors_below(comparisons, rankings):
     table = by_dataset(comparisons, rankings)
     assert list(table.index) == ["itm", "logme", "lead", "parameters (prior)"]
-    assert list(table.columns) == ["digits", "elpv", "mean", "seconds"]
-    assert table.loc["itm"].tolist() == [0.9, 0.5, pytest.approx(0.7), 10.0]
+    assert list(table.columns) == ["digits", "elpv", "mean", "models", "seconds"]
+    assert table.loc["itm"].tolist() == [0.9, 0.5, pytest.approx(0.7), 5, 10.0]
     assert math.isnan(table.loc["lead", "mean"]), "a mean over fewer datasets could not be set beside the others"
     assert math.isnan(table.loc["parameters (prior)", "seconds"])
 
@@ -87,14 +87,17 @@ def test_sub_pools_are_all_choices_and_datasets_are_averaged(rankings):
     assert len(over_subpools(rankings, 10)) == 5, "a sub-pool leaves one model out at least"
 
 
-def test_models_and_scorers_with_gaps_are_left_out(rankings):
+def test_a_scorer_with_a_gap_is_left_out(rankings):
     gaps = rankings.copy()
     gaps.loc[(gaps["scorer"] == "logme") & (gaps["model"] == "e"), "score"] = float("nan")
-    assert len(over_subpools(gaps, 3)) == 4, "4 choices of 3 of the 4 models that both know"
-    gaps.loc[(gaps["scorer"] == "logme") & gaps["model"].isin(["c", "d"]), "score"] = float("nan")
     values = over_subpools(gaps, 4)
     assert list(values.columns) == ["itm"]
     assert len(values) == 5
+    unknown = rankings.copy()
+    unknown.loc[unknown["model"] == "e", "true_accuracy"] = float("nan")
+    values = over_subpools(unknown, 3)
+    assert list(values.columns) == ["itm", "logme"]
+    assert len(values) == 4, "4 choices of 3 of the 4 models with a true accuracy"
 
 
 def test_stability_counts_draws_half():
