@@ -24,7 +24,7 @@ from itm.forked import processes
 from itm.ranking import rank_all
 from itm.report import Report
 from itm.truth import find_truth
-from itm.zoo import features_of_zoo
+from itm.zoo import SETTINGS, features_of_zoo
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"
@@ -46,7 +46,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     source = None if cfg.groundtruth is None else str(cfg.groundtruth)
     truth = find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
 
-    extraction = {key: settings[key] for key in ("data", "zoo", "trainer", "store", "seed")}
+    extraction = {key: settings[key] for key in SETTINGS}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
     compared = truth and compare_with_truth(rankings, truth, known_priors(candidates, truth))

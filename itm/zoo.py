@@ -17,6 +17,9 @@ from itm.extract import Extraction, extract
 from itm.features import Features
 from itm.store import FeatureStore
 
+SETTINGS = ("data", "zoo", "trainer", "store", "seed")
+"""Settings of a run that decide its features: what :func:`features_of_zoo` takes, and remembers by."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +84,7 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
     """Features of every model of a zoo; a model that fails is named with its reason, and the others go on.
 
     Args:
-        settings: JSON of the settings ``data``, ``zoo``, ``trainer``, ``store`` and ``seed`` of a run.
+        settings: JSON of a run's :data:`SETTINGS`, in their order.
 
     Returns:
         The images, and by model its features, its facts, or the reason why it has none.

@@ -22,7 +22,7 @@ from itm.errors import ItmError
 from itm.features import Features
 from itm.figures import save
 from itm.scorers import ITM
-from itm.zoo import features_of_zoo
+from itm.zoo import SETTINGS, features_of_zoo
 
 Look = Callable[[Mapping[str, Features], ITM, str, Path], tuple[pd.DataFrame, Figure]]
 
@@ -50,8 +50,7 @@ class Analyse(Callback):
             raise SystemExit(2) from error
 
     def _take(self, config: DictConfig) -> None:
-        keys = ("data", "zoo", "trainer", "store", "seed")
-        settings = {key: _plain(config, key) for key in keys}
+        settings = {key: _plain(config, key) for key in SETTINGS}
         _, pool, _, _ = features_of_zoo(json.dumps(settings))
         folder = Path(config.hydra.sweep.dir if self.shared else config.hydra.runtime.output_dir)
         scorer = instantiate(config.scorer.itm, seed=config.seed)
