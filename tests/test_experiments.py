@@ -149,7 +149,7 @@ def test_an_agent_s_command_leaves_the_metric_the_curves_and_the_table(tmp_path)
 
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
     config, history, summary = {}, {}, {}
-    for record in records(file.read_bytes()):
+    for record in records(file):
         config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         for item in record.history.item:
             history.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))

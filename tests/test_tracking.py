@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import wandb
@@ -35,8 +37,20 @@ def test_mode_follows_the_setting_the_variable_and_the_login(monkeypatch, key, v
     assert Wandb(mode=given)._mode() == mode
 
 
-def records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
-    """Records of a W&B file: 7 bytes, then LevelDB's log of 32 KiB blocks; crc, length and type precede each part."""
+def records(file: Path, patience_s: float = 60.0) -> list[wandb_internal_pb2.Record]:
+    """Records of a W&B run; its own process writes on for a moment after ``finish()``, until the exit's record."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = list(_parsed(file.read_bytes()))
+        if any(record.HasField("exit") for record in found):
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{file} has {len(found)} records and no exit after {patience_s:g} s")
+        time.sleep(0.1)
+
+
+def _parsed(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
+    """Records of W&B's format: 7 bytes, then LevelDB's log of 32 KiB blocks; crc, length and type precede each part."""
     place, parts = 7, b""
     while place + 7 <= len(content):
         left = 32768 - place % 32768
@@ -44,6 +58,8 @@ def records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
             place += left
             continue
         length, kind = struct.unpack_from("<HB", content, place + 4)
+        if place + 7 + length > len(content):  # still being written
+            return
         parts += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part
@@ -62,7 +78,7 @@ def test_an_offline_run_holds_config_curves_table_and_seconds(tmp_path, monkeypa
 
     (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
     group, config, history, summary = None, {}, [], {}
-    for record in records(file.read_bytes()):
+    for record in records(file):
         group = record.run.run_group or group
         config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         if record.history.item:
