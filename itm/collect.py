@@ -119,22 +119,39 @@ def _or(value: object, word: str) -> str:
 def best_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """The accuracy of each model's best setting: the mean over seeds of each one's best epoch, then the largest.
 
+    Where some settings were trained with more seeds than others (``grid.best_seeds``), only those with the most
+    count: a single lucky seed of another setting is no better accuracy.
+
     Args:
         frame: Cells that :func:`choose` let through.
 
     Returns:
         Percent, index ``model``, columns ``dataset``, NaN where no cell finished; both in the order of the cells.
     """
-    settings = frame.groupby([*_KEYS, *_SETTING], sort=False)["accuracy"].mean()
-    table = settings.groupby(_KEYS, sort=False).max().unstack("dataset")
+    settings = frame.groupby([*_KEYS, *_SETTING], sort=False)["accuracy"].agg(["mean", "count"])
+    most = settings.groupby(_KEYS, sort=False)["count"].transform("max")
+    table = settings["mean"].where(settings["count"] == most).groupby(_KEYS, sort=False).max().unstack("dataset")
     table = table.reindex(index=frame["model"].unique(), columns=frame["dataset"].unique())
     return table.astype("float64").rename_axis(index="model", columns="dataset")
+
+
+def noise(frame: pd.DataFrame) -> pd.Series[float]:
+    """How far the seed alone moves an accuracy: its standard deviation within a setting, pooled over settings.
+
+    Returns:
+        Percentage points by dataset; without those where no setting was trained with two seeds.
+    """
+    groups = frame[frame["accuracy"].notna()].groupby([*_KEYS, *_SETTING])["accuracy"]
+    freedom = (groups.count() - 1).groupby("dataset").sum()
+    squares = (groups.var() * (groups.count() - 1)).groupby("dataset").sum()
+    pooled: pd.Series[float] = (squares[freedom > 0] / freedom[freedom > 0]) ** 0.5
+    return pooled
 
 
 def gaps(frame: pd.DataFrame) -> list[str]:
     """Name the models that lack cells which other models of their dataset have: their best is of fewer settings."""
     finished = frame[frame["accuracy"].notna()]
-    grids = {dataset: len(rows[[*_SETTING, "seed"]].drop_duplicates()) for dataset, rows in frame.groupby("dataset")}
+    grids = frame.groupby(_KEYS).size().groupby("dataset").max()
     counts = finished.groupby(_KEYS).size()
     return [
         f"{model} on {dataset}: {counts.get((dataset, model), 0)} of {grids[dataset]} cells"
@@ -203,6 +220,8 @@ def show(table: pd.DataFrame, frame: pd.DataFrame, published: pd.DataFrame, cons
     kinds = frame[["dataset", "protocol"]].drop_duplicates()
     words = ", ".join(f"{dataset}: {protocol}" for dataset, protocol in kinds.itertuples(index=False))
     print_table(console, table, f"Accuracy after fine-tuning, percent ({words})", digits=2)
+    for dataset, deviation in noise(frame).items():
+        console.print(f"{dataset}: the seed alone moves an accuracy by {deviation:.2f} points (std)", markup=False)
     for gap in gaps(frame):
         console.print(f"incomplete: {gap}", style="yellow", markup=False)
     both = compare(table, published)

@@ -6,9 +6,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
+from statistics import fmean
 from types import UnionType
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ class Grid:
         lr: Highest learning rates.
         weight_decay: Weight decays of AdamW.
         seeds: Of the head, the order of the images and the augmentation.
+        best_seeds: Further seeds for the best setting of each model alone, so that what a difference between models is
+            worth can be seen without training the whole grid again.
         adaptation: What of the backbone is trained, see :mod:`itm.adaptation`.
         protocol: What all cells share.
 
@@ -42,6 +45,7 @@ class Grid:
     lr: Sequence[float] = (1e-5, 2e-5, 5e-5)
     weight_decay: Sequence[float] = (1e-2, 1e-4)
     seeds: Sequence[int] = (0,)
+    best_seeds: Sequence[int] = ()
     adaptation: str = "full"
     protocol: Protocol = field(default_factory=Protocol)
 
@@ -49,6 +53,8 @@ class Grid:
         _check_list("grid.lr", self.lr, "a number above 0", lambda x: 0 < x < math.inf)
         _check_list("grid.weight_decay", self.weight_decay, "0 or a number above it", lambda x: 0 <= x < math.inf)
         _check_list("grid.seeds", self.seeds, "a whole number of at least 0", lambda n: n >= 0, int)
+        if self.best_seeds not in ([], ()):
+            _check_list("grid.best_seeds", self.best_seeds, "a whole number of at least 0", lambda n: n >= 0, int)
         if self.adaptation not in ADAPTATIONS:
             raise unknown("adaptation", self.adaptation, ADAPTATIONS)
 
@@ -159,6 +165,14 @@ class Walk:
             StoreError: If the folder of the records cannot be written.
         """
         plan, unusable = self._plan(grid)
+        records = self._train(plan)
+        if grid.best_seeds:
+            records += self._train(_repeats(records, [seed for seed in grid.best_seeds if seed not in grid.seeds]))
+        failed = [f"{record.cell}: {record.error}" for record in records if record.error is not None]
+        return records, [*(f"{name}: {reason}" for name, reason in unusable.items()), *failed]
+
+    def _train(self, plan: Sequence[Cell]) -> list[Record]:
+        """Train the cells of the plan that nobody has trained, and read the records of all."""
         found = {cell.digest: self.cells.read(cell) for cell in plan}
         self._old = {digest: record for digest, record in found.items() if record is not None and record.error}
         finished = sum(record is not None and not record.error for record in found.values())
@@ -170,9 +184,7 @@ class Walk:
             else:
                 _log.info("%d cells are left, which other workers hold.", len(left))
             pending = left
-        records = [record for cell in plan if (record := self.cells.read(cell)) is not None]
-        failed = [f"{record.cell}: {record.error}" for record in records if record.error is not None]
-        return records, [*(f"{name}: {reason}" for name, reason in unusable.items()), *failed]
+        return [record for cell in plan if (record := self.cells.read(cell)) is not None]
 
     def _plan(self, grid: Grid) -> tuple[list[Cell], dict[str, str]]:
         """Every cell, after each model was built once: one that cannot be is known before the hours, not after."""
@@ -210,6 +222,20 @@ class Walk:
     def _ended(self, cell: Cell) -> bool:
         record = self.cells.read(cell)
         return record is not None and (record.error is None or record != self._old.get(cell.digest))
+
+
+def _repeats(records: Sequence[Record], seeds: Sequence[int]) -> list[Cell]:
+    """The best cell of each model, of the first of equal ones, with other seeds."""
+    settings: dict[str, dict[tuple[float, float], list[Record]]] = {}
+    for record in records:
+        if record.error is None:
+            cell = record.cell
+            settings.setdefault(cell.model, {}).setdefault((cell.lr, cell.weight_decay), []).append(record)
+    best = [
+        max(of_model.values(), key=lambda runs: fmean(run.best["accuracy"] for run in runs))
+        for of_model in settings.values()
+    ]
+    return [replace(runs[0].cell, seed=seed) for runs in best for seed in seeds]
 
 
 _T = TypeVar("_T", Protocol, Grid)

@@ -70,6 +70,19 @@ def test_a_setting_s_accuracy_is_the_mean_over_its_seeds():
     assert collect.best_cells(collect.to_frame([*lucky, *steady])).loc["m", "bees"] == 80.0
 
 
+def test_one_lucky_seed_does_not_beat_a_setting_that_was_repeated():
+    repeated = [record("m", "bees", 1e-5, value, seed=seed) for seed, value in enumerate((82.0, 78.0, 80.0))]
+    frame = collect.to_frame([*repeated, record("m", "bees", 2e-5, 81.0), record("n", "bees", 2e-5, 50.0)])
+    assert collect.best_cells(frame)["bees"].tolist() == [80.0, 50.0]
+
+
+def test_the_seed_s_noise_is_pooled_over_settings():
+    one = [record("m", "bees", 1e-5, value, seed=seed) for seed, value in enumerate((82.0, 78.0, 80.0))]  # 4 + 4 of 2
+    two = [record("n", "bees", 1e-5, value, seed=seed) for seed, value in enumerate((50.0, 56.0))]  # 18 of 1
+    frame = collect.to_frame([*one, *two, record("n", "bees", 2e-5, 81.0), record("n", "pets", 2e-5, 81.0)])
+    assert collect.noise(frame).to_dict() == {"bees": pytest.approx((26 / 3) ** 0.5)}
+
+
 def test_protocols_of_a_dataset_are_not_mixed():
     long = record("mine", "pets", 1e-5, 99.0, protocol=replace(SHORT, epochs=50, name=None))
     linear = record("mine", "pets", 1e-5, 12.0, adaptation="linear")

@@ -76,7 +76,7 @@ def test_trainers_have_the_same_settings(name):
 
 def test_the_grid_of_the_ground_truth_is_the_paper_s_and_the_code_s_own_default():
     grid = Grid.of(OmegaConf.to_container(composed(entry="train_groundtruth"), resolve=True))
-    assert grid == Grid(lr=[1e-5, 2e-5, 5e-5], weight_decay=[1e-2, 1e-4], seeds=[0])
+    assert grid == Grid(lr=[1e-5, 2e-5, 5e-5], weight_decay=[1e-2, 1e-4], seeds=[0], best_seeds=[])
     assert (tuple(grid.lr), tuple(grid.weight_decay), tuple(grid.seeds)) == (Grid().lr, Grid().weight_decay, (0,))
     assert (grid.protocol.epochs, grid.protocol.batch_size) == (100, 64)
 

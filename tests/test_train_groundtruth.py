@@ -97,6 +97,21 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     ]
 
 
+def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_folder, tmp_path, capsys):
+    words = (f"data={image_folder}", *ZOO, *FAST, *SHORT, "grid.lr=[1e-5,1e-2]", "grid.best_seeds=[0,1,2]")
+    _, code = run(*words)
+    assert code == 0
+    found = records(tmp_path / "home")
+    for model in ("a", "b"):
+        first = [c for c in found if c["cell"]["model"] == model and c["cell"]["seed"] == 0]
+        assert len(first) == 2
+        best = max(first, key=lambda cell: (cell["accuracy"], -cell["cell"]["lr"]))
+        repeats = [c["cell"] for c in found if c["cell"]["model"] == model and c["cell"]["seed"] > 0]
+        assert sorted(cell["seed"] for cell in repeats) == [1, 2]
+        assert {cell["lr"] for cell in repeats} == {best["cell"]["lr"]}
+    assert "the seed alone moves an accuracy by" in capsys.readouterr().out
+
+
 def test_each_cell_is_a_tracked_run_of_its_dataset_and_model(run, image_folder, monkeypatch):
     started = []
     monkeypatch.setattr("wandb.init", lambda **settings: started.append((settings, MagicMock())) or started[-1][1])
