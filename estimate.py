@@ -42,7 +42,9 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     check(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    scorers = [instantiate(node) for node in cfg.scorer.values()]  # before the hours: a misspelt setting stops here
+    scorers = {
+        str(name): instantiate(node) for name, node in cfg.scorer.items()
+    }  # before the hours: a misspelt setting stops here
     source = None if cfg.groundtruth is None else str(cfg.groundtruth)
     truth = find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
 

@@ -168,7 +168,7 @@ def known_priors(facts: Mapping[str, ModelFacts], truth: Truth) -> dict[str, dic
 
 def _row(ranking: Ranking, truth: Truth) -> Row:
     models = truth.shared(ranking.order)
-    row = _evaluate(ranking.scorer.name, models, truth, ranking.scores, prior=False)
+    row = _evaluate(ranking.name, models, truth, ranking.scores, prior=False)
     runs = {entry.model: [run.value for run in entry.runs] for entry in ranking.entries}
     values = [truth.accuracy[model] for model in models]
     taus = [weighted_kendall_tau(values, scores) for scores in zip(*(runs[model] for model in models), strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,18 @@ class Ranking:
         scorer: The scorer with its settings.
         entries: Scored models, best first; equal scores keep the order of the pool.
         failed: Models without a score, with the reason.
+        label: What tells it apart from rankings by the same scorer with other settings.
     """
 
     scorer: Scorer
     entries: tuple[Entry, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The label, or the scorer's name."""
+        return self.label or self.scorer.name
 
     @property
     def scores(self) -> dict[str, float]:
@@ -96,7 +103,7 @@ class Ranking:
         return frame
 
     def __str__(self) -> str:
-        lines = [f"{self.scorer.name}:"]
+        lines = [f"{self.name}:"]
         lines += [f"{rank:>3}. {entry.model}  {entry.score:.4f}" for rank, entry in enumerate(self.entries, 1)]
         lines += [f"  -  {model}  no score: {reason}" for model, reason in self.failed.items()]
         return "\n".join(lines)
@@ -146,13 +153,19 @@ def rank(
 
 
 def rank_all(
-    pool: Mapping[str, Features], scorers: Iterable[Scorer], *, seed: int | None = None, seeds: int = 1, jobs: int = 1
+    pool: Mapping[str, Features],
+    scorers: Mapping[str, Scorer],
+    *,
+    seed: int | None = None,
+    seeds: int = 1,
+    jobs: int = 1,
 ) -> tuple[list[Ranking], dict[str, str]]:
     """Rank the pool by several scorers; one that can score no model is left out and named with its reason.
 
     Args:
         pool: As in :func:`rank`.
-        scorers: The scorers, in the order of the result.
+        scorers: The scorers by the name of their ranking, in the order of the result; one scorer with several settings
+            goes by several names.
         seed: As in :func:`rank`.
         seeds: As in :func:`rank`.
         jobs: As in :func:`rank`.
@@ -164,12 +177,14 @@ def rank_all(
         FeatureError: If every scorer had to be left out.
     """
     rankings, left_out = [], {}
-    for scorer in scorers:
-        _log.info("Scoring %d models with %s", len(pool), scorer.name)
+    for name, scorer in scorers.items():
+        _log.info("Scoring %d models with %s", len(pool), name)
         try:
-            rankings.append(rank(pool, scorer, seed=seed, seeds=seeds, jobs=jobs))
+            ranking = rank(pool, scorer, seed=seed, seeds=seeds, jobs=jobs)
         except FeatureError as error:
-            left_out[scorer.name] = str(error)
+            left_out[name] = str(error)
+        else:
+            rankings.append(dataclasses.replace(ranking, label=name))
     if not rankings:
         raise FeatureError(" ".join(left_out.values()))
     return rankings, left_out

@@ -82,7 +82,7 @@ class Report:
         frames = []
         for ranking in self.rankings:
             frame = ranking.to_frame()
-            frame.insert(0, "scorer", ranking.scorer.name)
+            frame.insert(0, "scorer", ranking.name)
             for column in ("parameters", "input_size", "dim", "pretraining"):
                 frame[column] = [getattr(self.candidates[model], column) for model in frame["model"]]
             frame["extraction_seconds"] = [self.candidates[model].seconds for model in frame["model"]]
@@ -151,9 +151,7 @@ class Report:
     def failures(self) -> dict[str, str]:
         """Whatever has no score and why: models without features, models a scorer refused, scorers left out."""
         refused = {
-            f"{model} ({ranking.scorer.name})": reason
-            for ranking in self.rankings
-            for model, reason in ranking.failed.items()
+            f"{model} ({ranking.name})": reason for ranking in self.rankings for model, reason in ranking.failed.items()
         }
         return {**self.failed, **refused, **{f"scorer {name}": reason for name, reason in self.left_out.items()}}
 
@@ -162,7 +160,7 @@ class Report:
         if len(self.rankings) == 1:
             table = tables.ranking_table(self.rankings[0], self.candidates, self._title(), self.truth)
         else:
-            taus = agreement(self.rankings)[self.rankings[0].scorer.name]
+            taus = agreement(self.rankings)[self.rankings[0].name]
             table = tables.scores_table(self.rankings, self.candidates, self._title(), taus, self.truth)
         console.print(table)
         console.print(escape(verdict(self.rankings[0])), highlight=False)
@@ -195,12 +193,12 @@ def sample_images(images: ImageSet, count: int = 12) -> list[tuple[str, Image.Im
 def verdict(ranking: Ranking) -> str:
     """One sentence on the winner and how clear its lead is against the spread over seeds."""
     if len(ranking.entries) < 2:
-        return f"{ranking.scorer.name}: one model only, so there is nothing to compare it with."
+        return f"{ranking.name}: one model only, so there is nothing to compare it with."
     best, second = ranking.entries[:2]
     margin = best.score - second.score
     if margin == 0:
-        return f"{ranking.scorer.name}: {best.model} and {second.model} share the first place."
-    words = f"{ranking.scorer.name}: {best.model} leads {second.model} by {margin:.3g}"
+        return f"{ranking.name}: {best.model} and {second.model} share the first place."
+    words = f"{ranking.name}: {best.model} leads {second.model} by {margin:.3g}"
     spread = max(best.std or 0.0, second.std or 0.0)
     if spread == 0:
         return words + "."
@@ -210,7 +208,7 @@ def verdict(ranking: Ranking) -> str:
 
 def agreement(rankings: Sequence[Ranking]) -> pd.DataFrame:
     """Kendall's tau between the orders of every two scorers, over the models that both scored."""
-    names = [ranking.scorer.name for ranking in rankings]
+    names = [ranking.name for ranking in rankings]
     frame = pd.DataFrame(1.0, index=names, columns=names)
     for a in rankings:
         for b in rankings:
@@ -218,7 +216,7 @@ def agreement(rankings: Sequence[Ranking]) -> pd.DataFrame:
             if a is not b:
                 first, second = [a.scores[m] for m in shared], [b.scores[m] for m in shared]
                 known = len(set(first)) > 1 and len(set(second)) > 1
-                frame.loc[a.scorer.name, b.scorer.name] = kendall_tau(first, second) if known else float("nan")
+                frame.loc[a.name, b.name] = kendall_tau(first, second) if known else float("nan")
     return frame
 
 
@@ -239,7 +237,7 @@ def _null_for_nan(value: Any) -> Any:
 def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
     settings = {f.name: getattr(ranking.scorer, f.name) for f in dataclasses.fields(ranking.scorer)}
     return {
-        "scorer": ranking.scorer.name,
+        "scorer": ranking.name,
         "settings": {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)},
         "entries": [
             {

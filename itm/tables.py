@@ -21,7 +21,7 @@ Accuracy = Mapping[str, float]
 
 def ranking_table(ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy) -> Table:
     """One scorer's ranking, best first, with each model's facts."""
-    table = _plain_table(f"{ranking.scorer.name} on {escape(title)}")
+    table = _plain_table(f"{ranking.name} on {escape(title)}")
     known = ["true %"] * bool(truth)
     _columns(table, "#", "<model", "score", *known, "params", "pixels", "dim", "extract s", "score s")
     for place, entry in enumerate(ranking.entries, 1):
@@ -63,10 +63,10 @@ def scores_table(
     table.add_column("scorer", no_wrap=True)
     for model in models:
         table.add_column(escape(model), justify="right", overflow="fold")
-    table.add_column(f"tau with {rankings[0].scorer.name}", justify="right")
+    table.add_column(f"tau with {rankings[0].name}", justify="right")
     for ranking, place in zip(rankings, places, strict=True):
         cells = [f"{ranking.scores[m]:.3g} ({place[m]})" if m in place else "-" for m in models]
-        table.add_row(ranking.scorer.name, *cells, f"{taus[ranking.scorer.name]:.2f}")
+        table.add_row(ranking.name, *cells, f"{taus[ranking.name]:.2f}")
     table.add_section()
     table.add_row("parameters", *(f"{candidates[m].parameters / 1e6:.1f} M" for m in models), "")
     accuracies = (candidates[m].source_accuracy for m in models)

@@ -50,11 +50,11 @@ class Wandb:
         try:
             for ranking in report.rankings:
                 for entry in ranking.entries:
-                    _log_curve(run, f"{ranking.scorer.name}/{entry.model}", entry.details)
-                    run.summary[f"{ranking.scorer.name}/{entry.model}/score"] = entry.score
-                run.summary[f"{ranking.scorer.name}/mean_score"] = statistics.fmean(ranking.scores.values())
-                run.summary[f"{ranking.scorer.name}/seconds"] = sum(entry.seconds for entry in ranking.entries)
-                run.log({f"{ranking.scorer.name}/scores": wandb.Image(score_bars(ranking))})
+                    _log_curve(run, f"{ranking.name}/{entry.model}", entry.details)
+                    run.summary[f"{ranking.name}/{entry.model}/score"] = entry.score
+                run.summary[f"{ranking.name}/mean_score"] = statistics.fmean(ranking.scores.values())
+                run.summary[f"{ranking.name}/seconds"] = sum(entry.seconds for entry in ranking.entries)
+                run.log({f"{ranking.name}/scores": wandb.Image(score_bars(ranking))})
             run.log({"ranking": wandb.Table(dataframe=report.to_frame())})
             _log_comparison(run, report)
             return str(Path(run.dir).parent)

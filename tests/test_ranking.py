@@ -105,11 +105,11 @@ def test_mistakes_are_named(arguments, words):
 
 
 def test_several_scorers_and_one_that_lacks_what_it_needs():
-    rankings, left_out = rank_all(POOL, [LogME(), LEEP()])
-    assert [ranking.scorer.name for ranking in rankings] == ["logme"]
+    rankings, left_out = rank_all(POOL, {"logme": LogME(), "leep": LEEP(), "again": LogME()})
+    assert [ranking.name for ranking in rankings] == ["logme", "again"]
     assert "needs the logits" in left_out["leep"]
     with pytest.raises(FeatureError, match="needs the logits"):
-        rank_all(POOL, [LEEP()])
+        rank_all(POOL, {"leep": LEEP()})
 
 
 def test_features_take_numpy_arrays_and_refuse_what_is_no_pair():
