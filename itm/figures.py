@@ -24,7 +24,6 @@ from itm.ranking import Ranking
 # Okabe and Ito's palette: told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LOGARITHMIC = ("seconds", "eta_lambda_max")
-_SUMMARY = ("mean", "models", "seconds")  # columns of a table of datasets that are none
 STYLE = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
@@ -45,7 +44,7 @@ def score_bars(ranking: Ranking) -> Figure:
     axes.barh([entry.model for entry in entries], [entry.score for entry in entries], xerr=spread, capsize=3)
     axes.grid(visible=False, axis="y")
     seeds = max(len(entry.runs) for entry in entries)
-    axes.set_xlabel(f"{ranking.scorer.name} score" + (f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""))
+    axes.set_xlabel(f"{ranking.name} score" + (f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""))
     low = min(entry.score - (entry.std or 0) for entry in entries)
     axes.set_xlim(left=min(0.0, low))
     return figure
@@ -167,7 +166,7 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
                 look = looks[entry.model]
                 axes.errorbar(entry.score, truth[entry.model], xerr=entry.std, capsize=2, markersize=5, **look)
             seeds = max(len(entry.runs) for entry in ranking.entries)
-            axes.set_xlabel(f"{ranking.scorer.name} score" + (f"\nmean ± std of {seeds} seeds" if seeds > 1 else ""))
+            axes.set_xlabel(f"{ranking.name} score" + (f"\nmean ± std of {seeds} seeds" if seeds > 1 else ""))
             axes.set_ylim(truth[models[0]] - margin, truth[models[-1]] + margin)
             axes.margins(x=0.1)
             axes.locator_params(axis="x", nbins=4)
@@ -202,14 +201,17 @@ def standing_dots(table: pd.DataFrame) -> Figure:
     """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
 
     Args:
-        table: Of :func:`itm.standings.by_dataset` or the statistics of :func:`itm.standings.by_metric`.
+        table: Of :func:`itm.standings.by_dataset`, :func:`itm.standings.benchmark`, whose 95 % intervals of the mean
+            are drawn, or the statistics of :func:`itm.standings.by_metric`.
     """
-    columns = [name for name in table.columns if name not in _SUMMARY]
+    columns = _datasets(table)
     figure, (axes,) = _panels(1, 6.4, 0.9 + 0.26 * len(table))
     places = np.arange(len(table))
     for i, column in enumerate(columns):
         marker = "osD^v"[i // len(COLOURS) % 5]
         axes.plot(table[column], places, marker, color=COLOURS[i % len(COLOURS)], markersize=5, label=column)
+    if "low" in table:
+        axes.hlines(places, table["low"], table["high"], color="0.75", linewidth=5, zorder=0, label="95 % of the mean")
     if "mean" in table:
         axes.plot(table["mean"], places, "|", color="0.2", markersize=14, markeredgewidth=2, label="mean")
     axes.axvline(0, color="0.6", linewidth=0.8)
@@ -220,6 +222,12 @@ def standing_dots(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _datasets(table: pd.DataFrame) -> list[str]:
+    """The columns before the mean, all where there is none."""
+    names = list(table.columns)
+    return names[: names.index("mean")] if "mean" in names else names
+
+
 def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
     """Weighted tau of the best scorers on every dataset, a spoke per dataset (the paper's Fig. 5).
 
@@ -227,7 +235,7 @@ def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
         table: Of :func:`itm.standings.by_dataset`.
         scorers: How many are drawn; priors come as grey dashes.
     """
-    datasets = [name for name in table.columns if name not in _SUMMARY]
+    datasets = _datasets(table)
     angles = np.linspace(0, 2 * np.pi, len(datasets) + 1)
     priors = table.index.str.endswith("(prior)")
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from itm import rowwise
-from itm.uncertainty import Statistic, over_pools, spread, subpools
+from itm.scorers.priors import mean_rank_elsewhere
+from itm.uncertainty import Pools, Statistic, over_pools, resamples, spread, subpools
 
 METRICS: dict[str, Statistic] = {
     "tau_w (scipy)": rowwise.weighted_kendall_tau,
@@ -54,16 +56,20 @@ def by_metric(rankings: pd.DataFrame) -> pd.DataFrame:
         Index: scorers, best weighted tau first. Columns: the statistics, then ``models``, the fewest that one dataset
         had. Fewer than three models with both numbers give no value.
     """
+    table = _statistics(rankings).groupby("scorer").agg({**dict.fromkeys(METRICS, "mean"), "models": "min"})
+    return table.sort_values(next(iter(METRICS)), ascending=False)
+
+
+def _statistics(rankings: pd.DataFrame) -> pd.DataFrame:
+    """Every rank statistic and the number of models, a row per scorer and dataset of three models or more."""
     known = rankings.dropna(subset=["score", "true_accuracy"])
     rows = []
-    for (scorer, _), group in known.groupby(["scorer", "dataset"], sort=False):
+    for (scorer, dataset), group in known.groupby(["scorer", "dataset"], sort=False):
         if len(group) >= 3:
             truth, score = (group[column].to_numpy()[np.newaxis] for column in ("true_accuracy", "score"))
             values = {name: float(function(truth, score)[0]) for name, function in METRICS.items()}
-            rows.append({"scorer": scorer, **values, "models": len(group)})
-    frame = pd.DataFrame(rows, columns=["scorer", *METRICS, "models"])
-    table = frame.groupby("scorer").agg({**dict.fromkeys(METRICS, "mean"), "models": "min"})
-    return table.sort_values(next(iter(METRICS)), ascending=False)
+            rows.append({"scorer": scorer, "dataset": dataset, **values, "models": len(group)})
+    return pd.DataFrame(rows, columns=["scorer", "dataset", *METRICS, "models"])
 
 
 def over_subpools(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -79,11 +85,16 @@ def over_subpools(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
     Returns:
         One row per sub-pool (10,000 drawn ones at most), one column per scorer.
     """
+    return _over(rankings, lambda models: subpools(models, min(size, models - 1)))
+
+
+def _over(rankings: pd.DataFrame, choose: Callable[[int], Pools]) -> pd.DataFrame:
+    """Mean weighted tau of each scorer that has every model, on each choice of so many models."""
     known = rankings.dropna(subset=["score", "true_accuracy"])
     wide = known.pivot(index="model", columns=["dataset", "scorer"], values="score")
     wide = wide.dropna(axis=1)
     truth = known.drop_duplicates(["dataset", "model"]).pivot(index="model", columns="dataset", values="true_accuracy")
-    pools = subpools(len(wide), min(size, len(wide) - 1))
+    pools = choose(len(wide))
     datasets = truth.columns
     scorers = [name for name in dict.fromkeys(known["scorer"]) if all((data, name) in wide for data in datasets)]
     return pd.DataFrame(
@@ -118,3 +129,56 @@ def stability(values: pd.DataFrame, against: str) -> pd.DataFrame:
         wins = float((gain > 1e-12).mean() + (gain.abs() <= 1e-12).mean() / 2)
         rows[name] = {"mean": s.mean, "std": s.std, "low": s.low, "high": s.high, f"{against} wins": wins}
     return pd.DataFrame(rows).T.sort_values("mean", ascending=False)
+
+
+def with_priors(rankings: pd.DataFrame) -> pd.DataFrame:
+    """The rankings, and below them those that never look at the images: size, and mean rank on the other datasets.
+
+    Args:
+        rankings: Rows of ``ranking.csv`` with the columns ``dataset``, ``true_accuracy`` and ``parameters``.
+
+    Returns:
+        The rows and, for each dataset, those of the scorers ``parameters (prior)`` and ``mean rank elsewhere (prior)``.
+    """
+    models = rankings.drop_duplicates(["dataset", "model"])[["dataset", "model", "true_accuracy", "parameters"]]
+    truth = models.pivot(index="model", columns="dataset", values="true_accuracy")
+    priors = [models.assign(scorer="parameters (prior)", score=models["parameters"])]
+    if truth.shape[1] > 1:
+        elsewhere = pd.DataFrame({data: mean_rank_elsewhere(truth, str(data)) for data in truth.columns})
+        scores = elsewhere.rename_axis("model").melt(var_name="dataset", value_name="score", ignore_index=False)
+        priors.append(models.merge(scores.reset_index()).assign(scorer="mean rank elsewhere (prior)"))
+    return pd.concat([rankings, *priors], ignore_index=True)
+
+
+def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
+    """Every scorer and prior on every dataset, with what can be said of the differences.
+
+    Args:
+        rankings: As for :func:`with_priors`.
+        size: Models of a sub-pool, see :func:`over_subpools`.
+        against: The scorer that the others are set against.
+
+    Returns:
+        Index: scorers and priors by ``mean``. Columns: weighted tau (scipy's) per dataset and its ``mean``; over the
+        datasets the mean ``tau_w (paper)`` and ``regret`` (points); ``models``, the fewest of one dataset; ``seconds``
+        of scoring in all; 95 % intervals of the mean over bootstrapped models (``low``, ``high``) and over sub-pools
+        (``pool low``, ``pool high``); on the same sub-pools ``<against> wins``, draws counted half; and the 95 %
+        interval of ``<against>`` minus the scorer over the same bootstrapped models (``gain low``, ``gain high``). NaN
+        where a scorer lacks a model somewhere.
+    """
+    full = with_priors(rankings)
+    statistics = _statistics(full)
+    first, paper, *_ = METRICS
+    datasets = list(dict.fromkeys(statistics["dataset"]))
+    table = statistics.pivot(index="scorer", columns="dataset", values=first)[datasets]
+    table["mean"] = table.mean(axis=1, skipna=False)
+    table[paper] = statistics.groupby("scorer")[paper].mean()
+    table["regret"] = statistics.groupby("scorer")["regret"].mean()
+    table["models"] = statistics.groupby("scorer")["models"].min()
+    table["seconds"] = rankings.groupby("scorer")["seconds"].sum()
+    drawn, pooled = _over(full, resamples), over_subpools(full, size)
+    table[["low", "high"]] = drawn.quantile([0.025, 0.975]).T
+    table[["pool low", "pool high"]] = pooled.quantile([0.025, 0.975]).T
+    table[f"{against} wins"] = stability(pooled, against)[f"{against} wins"]
+    table[["gain low", "gain high"]] = drawn.rsub(drawn[against], axis=0).quantile([0.025, 0.975]).T
+    return table.sort_values("mean", ascending=False).rename_axis(columns=None)

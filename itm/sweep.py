@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole ranking, not of a model
 _ROW = ("scorer", "model", "rank")  # what a row is of: the override `scorer=[...]` is told by the rows
+_TABLES = ("datasets", "metrics", "subpools", "benchmark")
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
 
@@ -120,7 +121,8 @@ class Standings(Collect):
     Args:
         name: Name of the files.
         table: ``"datasets"``: weighted tau by dataset; ``"metrics"``: every rank statistic, averaged over the
-            datasets; ``"subpools"``: weighted tau over all sub-pools of the models.
+            datasets; ``"subpools"``: weighted tau over all sub-pools of the models; ``"benchmark"``: by dataset, with
+            intervals and what each loses or wins against one scorer.
         size: Models of a sub-pool.
         against: The scorer that the others are set against on sub-pools.
         radar: Whether the figure of ``"datasets"`` is a radar of the best scorers instead of dots.
@@ -129,37 +131,26 @@ class Standings(Collect):
     def __init__(
         self,
         name: str,
-        table: Literal["datasets", "metrics", "subpools"] = "datasets",
+        table: Literal["datasets", "metrics", "subpools", "benchmark"] = "datasets",
         size: int = 10,
         against: str = "itm",
         radar: bool = False,
     ) -> None:
-        if table not in ("datasets", "metrics", "subpools"):
-            raise unknown("table", table, ("datasets", "metrics", "subpools"))
+        if table not in _TABLES:
+            raise unknown("table", table, _TABLES)
         super().__init__(name, x="name")
         self.table, self.size, self.against, self.radar = table, size, against, radar
 
     def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         if "true_accuracy" not in frame:
-            _log.error("%s: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.", self.name)
-            return
+            print(
+                f"error: {self.name}: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
         rankings = frame.rename(columns={"name": "dataset"})
-        found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}
-        names = rankings.groupby("job")["dataset"].first()
-        comparisons = pd.concat(
-            pd.read_csv(path).assign(dataset=names[job]) for job, path in found.items() if path.is_file()
-        )
-        if self.table == "datasets":
-            table = standings.by_dataset(comparisons, rankings)
-            drawn = figures.radar(table) if self.radar else figures.standing_dots(table)
-        elif self.table == "metrics":
-            table = standings.by_metric(rankings)
-            drawn = figures.standing_dots(table[list(standings.METRICS)[:6]])
-        else:
-            values = standings.over_subpools(rankings, self.size)
-            table = standings.stability(values, self.against)
-            drawn = figures.subpool_scatter(values, self.against)
         rankings.to_csv(folder / f"{self.name}_rankings.csv", index=False)
+        table, drawn = self._sum_up(rankings, folder)
         table.to_csv(folder / f"{self.name}.csv")
         pictures = figures.save(drawn, folder / self.name)[:1]
         _print(self.name, table)
@@ -168,6 +159,26 @@ class Standings(Collect):
             instantiate(config.tracking).log_table(
                 self.name, table.reset_index(), pictures, folder, {"collects": self.name}
             )
+
+    def _sum_up(self, rankings: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, Any]:
+        if self.table == "metrics":
+            table = standings.by_metric(rankings)
+            return table, figures.standing_dots(table[list(standings.METRICS)[:6]])
+        if self.table == "datasets":
+            table = standings.by_dataset(self._comparisons(rankings, folder), rankings)
+            return table, figures.radar(table) if self.radar else figures.standing_dots(table)
+        if self.against not in set(rankings["scorer"]):
+            raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
+        if self.table == "benchmark":
+            table = standings.benchmark(rankings, self.size, self.against)
+            return table, figures.standing_dots(table)
+        values = standings.over_subpools(rankings, self.size)
+        return standings.stability(values, self.against), figures.subpool_scatter(values, self.against)
+
+    def _comparisons(self, rankings: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}
+        names = rankings.groupby("job")["dataset"].first()
+        return pd.concat(pd.read_csv(path).assign(dataset=names[job]) for job, path in found.items() if path.is_file())
 
 
 def collect(folder: Path) -> pd.DataFrame:

@@ -10,10 +10,12 @@ from omegaconf import OmegaConf
 from scipy.stats import kendalltau, weightedtau
 
 from itm import figures
-from itm.standings import METRICS, by_dataset, by_metric, over_subpools, stability
+from itm.errors import SettingError
+from itm.standings import METRICS, benchmark, by_dataset, by_metric, over_subpools, stability
 from itm.sweep import Standings
 
 TRUTH = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0, "e": 50.0}
+PARAMETERS = dict(zip(TRUTH, (1, 2, 3, 4, 5), strict=True))
 SCORES = {
     ("digits", "itm"): (5, 4, 3, 2, 1),
     ("digits", "logme"): (1, 2, 3, 4, 5),
@@ -27,6 +29,7 @@ def rankings() -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"dataset": data, "scorer": scorer, "model": m, "score": s, "true_accuracy": TRUTH[m], "seconds": 1.0}
+            | {"parameters": PARAMETERS[m]}
             for (data, scorer), scores in SCORES.items()
             for m, s in zip(TRUTH, scores, strict=True)
         ]
@@ -109,7 +112,35 @@ def test_stability_counts_draws_half():
     assert table.loc["itm", "std"] == pytest.approx(np.std([0.5, 0.7, 0.9, 0.1], ddof=1))
 
 
-@pytest.mark.parametrize("table", ["datasets", "metrics", "subpools"])
+def test_priors_stand_among_the_scorers(rankings):
+    table = benchmark(rankings, size=4, against="itm")
+    assert table.index[0] == "mean rank elsewhere (prior)", "the order is the same on both datasets"
+    assert table.index[-1] == "parameters (prior)"
+    assert table.loc["parameters (prior)", ["mean", "regret"]].tolist() == [-1.0, 40.0]
+    assert list(table.columns[:3]) == ["digits", "elpv", "mean"]
+    assert table.loc["itm", "elpv"] == pytest.approx(weightedtau([90, 80, 70, 60, 50], [5, 4, 3, 1, 2])[0])
+
+
+def test_gains_are_those_of_the_same_models(rankings):
+    table = benchmark(rankings, size=4, against="itm")
+    assert table.loc["itm", ["gain low", "gain high", "itm wins"]].tolist() == [0.0, 0.0, 0.5]
+    prior = table.loc["parameters (prior)"]
+    assert prior[["low", "high", "itm wins"]].tolist() == [-1.0, -1.0, 1.0]
+    own = table.loc["itm"]
+    assert prior[["gain low", "gain high"]].tolist() == pytest.approx([own["low"] + 1, own["high"] + 1])
+    wins = np.mean(over_subpools(rankings, 4)["itm"] > over_subpools(rankings, 4)["logme"])
+    assert table.loc["logme", "itm wins"] == wins
+
+
+def test_a_scorer_with_a_gap_has_no_interval(rankings):
+    gaps = rankings[(rankings["scorer"] != "logme") | (rankings["model"] != "e")]
+    table = benchmark(gaps, size=4, against="itm")
+    assert table.loc["logme", "models"] == 4
+    assert table.loc["logme", ["low", "high", "pool low", "itm wins", "gain low"]].isna().all()
+    assert table.loc["itm", ["low", "high", "pool low"]].notna().all()
+
+
+@pytest.mark.parametrize("table", ["datasets", "metrics", "subpools", "benchmark"])
 @pytest.mark.parametrize("radar", [False, True])
 def test_a_multirun_ends_with_table_and_figure(table, radar, tmp_path, rankings, comparisons, capsys):
     for job, data in enumerate(("digits", "elpv")):
@@ -129,13 +160,15 @@ def test_a_multirun_ends_with_table_and_figure(table, radar, tmp_path, rankings,
     assert "itm" in capsys.readouterr().out
 
 
-def test_without_true_accuracies_it_says_what_is_missing(tmp_path, rankings, caplog):
+def test_without_true_accuracies_it_says_what_is_missing(tmp_path, rankings, capsys):
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- data.name=digits\n")
     rankings.drop(columns=["true_accuracy", "dataset"]).to_csv(tmp_path / "0" / "ranking.csv", index=False)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}})
-    Standings("main").on_multirun_end(config)
-    assert "groundtruth=paper" in caplog.text
+    with pytest.raises(SystemExit) as stopped:
+        Standings("main").on_multirun_end(config)
+    assert stopped.value.code == 2
+    assert "groundtruth=paper" in capsys.readouterr().err
     assert not (tmp_path / "main.csv").exists()
 
 
@@ -147,3 +180,15 @@ def test_figures_name_every_scorer(comparisons, rankings):
     assert legend == list(table.index)
     panels = figures.subpool_scatter(over_subpools(rankings, 4), "itm").axes
     assert [axes.get_xlabel() for axes in panels] == ["logme"]
+
+
+def test_a_misspelt_scorer_to_compare_with_is_named_after_the_rankings_are_kept(tmp_path, rankings):
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- data.name=digits\n")
+    rankings[rankings["dataset"] == "digits"].drop(columns="dataset").to_csv(
+        tmp_path / "0" / "ranking.csv", index=False
+    )
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}})
+    with pytest.raises(SettingError, match=r"against=imt.*itm"):
+        Standings("main", "benchmark", against="imt").on_multirun_end(config)
+    assert (tmp_path / "main_rankings.csv").is_file()
