@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
@@ -301,8 +301,9 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
 
 
 def _logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers; those between the powers of ten where there is room for them."""
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times the powers of ten, fewer where there is no room."""
     axes.set(**{f"{direction}scale": "log"})
     axis = axes.xaxis if direction == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.3, 0.4)))
+    axis.set_minor_formatter(NullFormatter())
