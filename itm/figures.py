@@ -240,7 +240,7 @@ def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
     priors = table.index.str.endswith("(prior)")
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.add_subplot(projection="polar")
+        axes: Any = figure.add_subplot(projection="polar")
         for i, (name, row) in enumerate(table[~priors].head(scorers).iterrows()):
             values = row[datasets].to_numpy(float)
             axes.plot(
@@ -250,8 +250,11 @@ def radar(table: pd.DataFrame, scorers: int = 5) -> Figure:
             values = row[datasets].to_numpy(float)
             axes.plot(angles, [*values, values[0]], dash, color="0.4", label=name)
         axes.set_xticks(angles[:-1], datasets)
-        axes.set_ylim(min(0.0, float(np.nanmin(table[datasets].to_numpy(float)))), 1)
-        axes.legend(loc="center left", bbox_to_anchor=(1.1, 0.5), frameon=False, fontsize=8)
+        axes.tick_params(axis="x", pad=14)
+        drawn = pd.concat([table[~priors].head(scorers), table[priors]])[datasets]
+        axes.set_ylim(min(0.0, float(np.nanmin(drawn.to_numpy(float))) - 0.1), 1)
+        axes.set_rgrids([level for level in (-0.5, 0, 0.5, 1) if level > axes.get_ylim()[0]], angle=80, fontsize=8)
+        axes.legend(loc="center left", bbox_to_anchor=(1.15, 0.5), frameon=False, fontsize=8)
     return figure
 
 

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole ranking, not of a model
 _ROW = ("scorer", "model", "rank")  # what a row is of: the override `scorer=[...]` is told by the rows
+_WIDE = 9  # columns of numbers that fit beside the scorers' names
 _TABLES = ("datasets", "metrics", "subpools", "benchmark")
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots}
 
@@ -231,22 +232,29 @@ def _show(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
         order = ", ".join(_score(row) for row in rows.sort_values("rank").itertuples())
         truth = (f"{value:.2f}" for value in rows[known].iloc[0])
         table.add_row(*(str(key) for key in keys), order, *truth, f"{rows['seconds'].sum():.1f}")
-    Console().print(table)
+    _console().print(table)
     if known and frame["prior_tau_w"].notna().any():
         best = frame["prior_tau_w"].max()
         print(f"tau_w by scipy's definition; the best ranking without a look at the images has {best:.2f}.")
 
 
 def _print(title: str, frame: pd.DataFrame) -> None:
-    table = Table(title=title, title_justify="left")
-    for header in ("", *frame.columns):
-        table.add_column(str(header), justify="right" if header else "left", no_wrap=not header)
-    for name, row in frame.iterrows():
-        table.add_row(
-            str(name),
-            *("-" if pd.isna(value) else f"{value:.{0 if key == 'models' else 2}f}" for key, value in row.items()),
-        )
-    Console().print(table)
+    """Print a table, one that is too wide for a console in two parts."""
+    parts = [frame] if len(frame.columns) <= _WIDE else [frame.iloc[:, :_WIDE], frame.iloc[:, _WIDE:]]
+    for part in parts:
+        table = Table(title=title, title_justify="left")
+        for header in ("", *part.columns):
+            table.add_column(str(header), justify="right" if header else "left", no_wrap=not header)
+        for name, row in part.iterrows():
+            table.add_row(
+                str(name),
+                *("-" if pd.isna(value) else f"{value:.{0 if key == 'models' else 2}f}" for key, value in row.items()),
+            )
+        _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 110)
 
 
 def _score(row: Any) -> str:
