@@ -12,6 +12,7 @@ seeded random initialisation. Features are pooled as the weights' authors evalua
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -29,16 +30,19 @@ _RANDOM = "none (randomly initialised control)"
 # every setting of a zoo entry, in the order of load_backbone
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "model": (str, "a model's name"),
+    "model_args": (Mapping, "a mapping of the network's arguments"),
     "pretrained": (bool, "true or false"),
     "checkpoint": (str, "a path or package:<name>"),
     "layout": (str, "a layout's name"),
     "pooling": (str, "a pooling's name"),
     "image_size": (int, "pixels, a whole number"),
+    "preprocessing": (Mapping, "a mapping, as {crop_pct: 1.0, mean: [...], std: [...]}"),
     "seed": (int, "a whole number"),
     "license": (str, "text"),
     "source_accuracy": ((int, float), "a percentage"),
     "pretraining": (str, "text"),
 }
+_PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
 class Backbone(nn.Module):
@@ -47,7 +51,7 @@ class Backbone(nn.Module):
     Attributes:
         net: The network, with its source head where the weights have one; in evaluation mode.
         name: The zoo's name.
-        model: timm's name, or ``torchvision:<name>``.
+        model: timm's name, or ``torchvision:<name>``, with the network's arguments where there are any.
         dim: Width of a feature, ``D``.
         input_size: Side of the square that the network sees, in pixels.
         pooling: ``"gap"``, ``"cls"``, ``"mean"``, or timm's word for a rarer one.
@@ -131,11 +135,13 @@ def load_backbone(
     name: str,
     *,
     model: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     checkpoint: str | None = None,
     layout: str = "timm",
     pooling: str | None = None,
     image_size: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     seed: int = 0,
     license: str | None = None,
     source_accuracy: float | None = None,
@@ -150,11 +156,14 @@ def load_backbone(
     Args:
         name: The zoo's name for it.
         model: timm's name, with or without its tag, or ``torchvision:<name>``; ``name`` where not given.
+        model_args: Arguments of the network's constructor that differ from that name's: widths, depths, patch size, ...
         pretrained: Fetch the weights that timm or torchvision publishes under that name.
         checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships.
         layout: Who wrote the checkpoint: a key of :data:`itm.checkpoints.LAYOUTS`.
         pooling: ``"cls"`` or ``"mean"`` for a transformer with a class token; the authors' own where not given.
         image_size: Side in pixels; the weights' own where not given. What is learned per position is resampled.
+        preprocessing: What differs from the model's own: ``crop_pct``, ``crop_mode``, ``interpolation``, ``mean``,
+            ``std``.
         seed: Of whatever the weights do not fill.
         license: Licence of the weights; the hub's where not given.
         source_accuracy: ImageNet top-1 in percent.
@@ -170,19 +179,27 @@ def load_backbone(
     """
     zoo = f"zoo.{name}"
     settings = (
-        model, pretrained, checkpoint, layout, pooling, image_size, seed, license, source_accuracy, pretraining,
+        model, model_args, pretrained, checkpoint, layout, pooling, image_size, preprocessing, seed, license,
+        source_accuracy, pretraining,
     )  # fmt: skip
     _check(zoo, misspelt, dict(zip(_KINDS, settings, strict=True)))
     family = find_model(model or name, f"{zoo}.model")
-    builder = NetworkBuilder(family, LAYOUTS[layout], image_size, seed, zoo)
+    model_args, preprocessing = dict(model_args or {}), dict(preprocessing or {})
+    builder = NetworkBuilder(family, LAYOUTS[layout], image_size, seed, zoo, model_args)
     weights = builder.fetch() if pretrained else builder.read(checkpoint) if checkpoint else None
     network = builder.build(weights, pooling, f"{zoo}.checkpoint={checkpoint}" if checkpoint else f"{zoo}.pretrained")
     origin = family.pretraining if pretrained else f"{layout} checkpoint {checkpoint}" if checkpoint else _RANDOM
     backbone = Backbone(
         network,
-        {**family.preprocessing, **LAYOUTS[layout].preprocessing, **_square(image_size)},
+        {
+            **family.preprocessing,
+            **LAYOUTS[layout].preprocessing,
+            **preprocessing,
+            **_square(image_size or model_args.get("img_size")),
+        },
         name=name,
-        model=model or name,
+        # part of what features and trained cells are known by: the tensors alone do not tell, say, attention heads
+        model=(model or name) + (json.dumps(model_args, sort_keys=True) if model_args else ""),
         license=license or (family.license if pretrained else "unknown" if checkpoint else "none (no weights)"),
         pretraining=pretraining or origin,
         source_accuracy=source_accuracy,
@@ -202,6 +219,9 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
         required = key in ("pretrained", "layout", "seed")
         if (required or value is not None) and (not isinstance(value, kind) or (key != "pretrained" and value is True)):
             raise SettingError(f"{zoo}.{key}={value}: expected {word}, found {type(value).__name__}.")
+    for key in settings["preprocessing"] or {}:
+        if key not in _PREPROCESSING:
+            raise unknown(f"{zoo}.preprocessing", key, _PREPROCESSING)
     if settings["layout"] not in LAYOUTS:
         raise unknown(f"{zoo}.layout", settings["layout"], LAYOUTS)
     if settings["layout"] != "timm" and not settings["checkpoint"]:

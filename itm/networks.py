@@ -18,6 +18,8 @@ from itm.errors import CheckpointError, SettingError, unknown
 from itm.torchvision_models import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+# arguments of create_model that have settings of their own, or would make another interface of the network
+_OURS = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "global_pool", "features_only", "weights")
 _TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transformers with a class token
 
 
@@ -95,6 +97,31 @@ def find_model(model: str, setting: str) -> Family:
     return TorchvisionModel(model, setting) if model.startswith(PREFIX) else TimmModel(model, setting)
 
 
+def build_network(
+    family: Family, arguments: Mapping[str, Any], num_classes: int, setting: str, **ours: Any
+) -> nn.Module:
+    """Build a network with arguments of the user's, initialised by the global random state.
+
+    Args:
+        family: The model.
+        arguments: Of the network's constructor: widths, depths, patch size, ...
+        num_classes: Outputs of its head, 0 for none.
+        setting: The arguments' setting as the user typed it, for messages.
+        ours: Further arguments, which follow from other settings.
+
+    Raises:
+        SettingError: If the network does not take such arguments.
+    """
+    for key in arguments:
+        if key in _OURS:
+            raise SettingError(f"{setting}.{key}: is not set here: it follows from the other settings and the weights.")
+    try:
+        return family.build(num_classes, **arguments, **ours)
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingError(f"{setting}={dict(arguments)}: {family.name} cannot be built so ({reason}).") from error
+
+
 @dataclass(frozen=True)
 class Network:
     """A network with its weights.
@@ -120,6 +147,7 @@ class NetworkBuilder:
         image_size: Side in pixels, or None for the weights' own.
         seed: Of what the weights do not fill.
         zoo: The zoo entry as the user typed it, for messages.
+        model_args: Arguments of the network that the weights were trained with.
     """
 
     family: Family
@@ -127,12 +155,13 @@ class NetworkBuilder:
     image_size: int | None
     seed: int
     zoo: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         special = (kept for start, kept in self.layout.arguments.items() if self.family.name.startswith(start))
         size = {"img_size": self.image_size} if self.image_size and self.family.resizable else {}
-        object.__setattr__(self, "arguments", dict(next(special, {})) | size)
+        object.__setattr__(self, "arguments", dict(next(special, {})) | dict(self.model_args) | size)
 
     def fetch(self) -> dict[str, Tensor]:
         """Return the weights that the model's library publishes.
@@ -202,14 +231,17 @@ class NetworkBuilder:
     def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.family.build(num_classes, **self.arguments, **arguments)
+            if not self.model_args:
+                return self.family.build(num_classes, **self.arguments, **arguments)
+            return build_network(self.family, self.arguments, num_classes, f"{self.zoo}.model_args", **arguments)
 
     def _resampled(self, weights: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
         """Resample what a transformer learned per position to the image size asked for."""
         if "img_size" not in self.arguments or not hasattr(net, "patch_embed"):
             return weights
         patches: Any = net.patch_embed
-        trained_side = self.family.preprocessing["input_size"][-1] // patches.patch_size[0]
+        trained_size = self.model_args.get("img_size", self.family.preprocessing["input_size"][-1])
+        trained_side = trained_size // patches.patch_size[0]
         prefix = 0 if getattr(net, "no_embed_class", False) else int(getattr(net, "num_prefix_tokens", 1))
         expected = net.state_dict()
         resampled = dict(weights)

@@ -1,0 +1,40 @@
+"""Convolutional networks that learn the corpus' labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from itm.miniature.module import Pretraining
+from itm.miniature.views import RandomViews
+
+_VIEWS = {"scale": (0.6, 1.0), "brightness": 0.3, "contrast": 0.3, "invert": 0.1}
+
+
+class Supervised(Pretraining):
+    """Cross-entropy with the corpus' labels.
+
+    Args:
+        label_smoothing: Share of the target that all classes divide.
+        views: Settings of :class:`itm.miniature.views.RandomViews` that differ from mild ones.
+        settings: Of :class:`itm.miniature.module.Pretraining`.
+    """
+
+    keeps_head = True
+
+    def __init__(
+        self, *, label_smoothing: float = 0.1, views: Mapping[str, Any] | None = None, lr: float = 2e-3, **settings: Any
+    ) -> None:
+        super().__init__(lr=lr, **settings)
+        self.label_smoothing = label_smoothing
+        self.views = RandomViews(**{**_VIEWS, **(views or {})})
+        self.net = self.net.to(memory_format=torch.channels_last)  # 1.7 to 2.6 times the speed on a CPU
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of a view's logits."""
+        views = self.views(images).contiguous(memory_format=torch.channels_last)
+        return F.cross_entropy(self.net(views), labels, label_smoothing=self.label_smoothing)
