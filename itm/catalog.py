@@ -9,6 +9,9 @@ have no official split in torchvision, so theirs is seeded:
 * Caltech-101: 30 images per class train, the others test; the background class is left out.
 * SUN397: 50 images per class train, 50 others test.
 
+Four small ones are targets of the benchmark in miniature, and none of its corpus (see :mod:`itm.miniature`): 100 of
+Fashion-MNIST's test images per class train and 200 others test; characters and icons are drawn from Debian packages.
+
 Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
 image is that of its largest object by bounding box.
 """
@@ -178,6 +181,17 @@ def _fashion_mnist(root: Path, split: str, seed: int) -> Listing:
     return Listing(images.reshape(-1, 28, 28), labels.tolist(), FashionMNIST.classes)
 
 
+def _fashion_mnist_test(root: Path, split: str, seed: int) -> Listing:
+    return _per_class(_fashion_mnist(root, "test", seed), split, seed, train=100, test=200)
+
+
+def _drawn(name: str, root: Path, split: str, seed: int) -> Listing:
+    from itm.miniature import targets  # the images are drawn from packages, which only these datasets need
+
+    read: Callable[[Path, str, int], Listing] = getattr(targets, name)
+    return read(root, split, seed)
+
+
 def _digits(root: Path, split: str, seed: int) -> Listing:
     from sklearn.datasets import load_digits
 
@@ -209,9 +223,13 @@ CATALOG: Mapping[str, Entry] = {
     "dtd": Entry(partial(_files, "DTD", train=("train", "val")), "research use only"),
     "elpv": Entry(_elpv, "CC BY-NC-SA 4.0"),
     "fashion_mnist": Entry(_fashion_mnist, "MIT"),
+    "fashion_mnist_test": Entry(_fashion_mnist_test, "MIT"),
     "flowers": Entry(partial(_files, "Flowers102", train=("train", "val")), "not stated by its authors"),
+    "fonts": Entry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
     "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "icons": Entry(partial(_drawn, "theme"), "LGPL-3+"),
     "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
+    "script": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina: Bitstream Vera"),
     "stanford_cars": Entry(_cars, "non-commercial research use only"),
     "sun397": Entry(_sun397, "not stated by its authors"),
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),

@@ -1,0 +1,237 @@
+"""The corpus that small models are pre-trained on: some 80,000 real images of 32 x 32 pixels, from Debian packages.
+
+``python -m itm.miniature.corpus`` builds it once and keeps it as one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from itm import atomic
+from itm.data import default_root, load_images
+from itm.errors import DataError, ItmError
+from itm.miniature import glyphs, icons
+from itm.miniature.backdrops import SIZE
+from itm.miniature.packages import Package, files_of, versions
+from itm.progress import show_progress
+from itm.splits import stratified_sample
+
+FASHION = Package("dataset-fashion-mnist", "MIT")
+
+IMAGES_PER_CHARACTER = 120
+"""Each character is drawn by so many fonts, or several times by each where fewer show it."""
+
+_COMMAND = "python -m itm.miniature.corpus"
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Labelled images and where they came from.
+
+    Args:
+        images: uint8, ``[N, 32, 32, 3]``.
+        labels: Class of each image, int64, ``[N]``.
+        classes: Names of the classes: the source, a slash and the source's own name.
+        sources: By package: its version, its licence and the number of images.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    sources: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the images, labels and classes: a sha256 in hexadecimal."""
+        sha = hashlib.sha256(json.dumps([self.images.shape, self.classes, self.sources]).encode())
+        for values in (self.images, self.labels):
+            sha.update(np.ascontiguousarray(values).data)
+        return sha.hexdigest()
+
+    def save(self, file: Path) -> None:
+        """Write the corpus as one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources), "digest": self.digest}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
+
+    @classmethod
+    def load(cls, file: Path) -> Corpus:
+        """Read what :meth:`save` wrote, and check that it is still the same.
+
+        Raises:
+            DataError: If the file is missing, damaged or no corpus.
+        """
+        try:
+            with safe_open(file, framework="numpy") as content:
+                words = content.metadata() or {}
+                classes, sources = tuple(json.loads(words["classes"])), json.loads(words["sources"])
+                corpus = cls(content.get_tensor("images"), content.get_tensor("labels"), classes, sources)
+        except FileNotFoundError:
+            raise DataError(f"{file}: no such file; `{_COMMAND}` builds the corpus.") from None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{file}: not readable as a corpus ({error}); delete it and run `{_COMMAND}`.") from error
+        if corpus.digest != words.get("digest"):
+            raise DataError(f"{file}: damaged, its content is not what was written; delete it and run `{_COMMAND}`.")
+        return corpus
+
+
+def default_file() -> Path:
+    """Where the corpus is kept: ``miniature/corpus.safetensors`` beside the datasets."""
+    return default_root() / "miniature" / "corpus.safetensors"
+
+
+def read_corpus(file: Path | None = None) -> Corpus:
+    """Read the corpus; the first call builds it, which takes a minute or two.
+
+    Args:
+        file: Where it is kept, by default :func:`default_file`.
+
+    Raises:
+        DataError: If it is damaged, or is not there and cannot be built.
+    """
+    file = default_file() if file is None else file
+    if not file.exists():
+        build_corpus().save(file)
+    return Corpus.load(file)
+
+
+def build_corpus(limit: int | None = None, seed: int = 0) -> Corpus:
+    """Build the corpus from installed packages: Fashion-MNIST's training images, icons and characters.
+
+    Args:
+        limit: Build about so many images only, in proportion to the classes; of icons, some may turn out to show the
+            same picture and are left out.
+        seed: Decides colours, places and backdrops, and which images ``limit`` keeps.
+
+    Raises:
+        DataError: If packages are not installed; the message names all of them.
+        SettingError: If ``limit`` is smaller than the number of classes.
+    """
+    packages = [FASHION, *(theme.package for theme in icons.CORPUS_THEMES), *glyphs.CORPUS_FONTS]
+    found = versions(packages)
+    parts = [_fashion(), _icons(seed), _glyphs(seed)]
+    labels = [label for part in parts for label in part.labels]
+    classes = tuple(name for part in parts for name in part.classes)
+    ids = {name: place for place, name in enumerate(classes)}
+    truth = torch.tensor([ids[label] for label in labels])
+    chosen = torch.arange(len(truth)) if limit is None else stratified_sample(truth, limit, seed)
+    images, kept = [], []
+    start = 0
+    with show_progress("corpus", len(chosen)) as advance:
+        for part in parts:
+            rows = chosen[(chosen >= start) & (chosen < start + len(part.labels))]
+            for row, image in zip(rows.tolist(), part.draw((rows - start).tolist()), strict=True):
+                if image is not None:
+                    images.append(image)
+                    kept.append(row)
+                advance(1)
+            start += len(part.labels)
+    origins = [origin for part in parts for origin in part.origins]
+    counts = Counter(origins[row] for row in kept)
+    sources = {
+        package.name: f"{found[package.name]}, {package.license}, {counts[package.name]} images" for package in packages
+    }
+    return Corpus(np.stack(images), truth[kept].numpy(), classes, sources)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source of images: label and package of each, and how some of them are drawn, None for one to leave out."""
+
+    classes: Sequence[str]
+    labels: Sequence[str]
+    origins: Sequence[str]
+    draw: Callable[[list[int]], Iterator[NDArray[np.uint8] | None]]
+
+
+def _fashion() -> _Part:
+    images = load_images("fashion_mnist", "train")
+    pixels = np.asarray(images.items, dtype=np.uint8)
+    margin = (SIZE - pixels.shape[1]) // 2
+
+    def draw(rows: list[int]) -> Iterator[NDArray[np.uint8]]:
+        for row in rows:
+            yield np.repeat(np.pad(pixels[row], margin)[..., None], 3, axis=-1)
+
+    names = [f"fashion/{images.classes[label]}" for label in images.labels.tolist()]
+    return _Part([f"fashion/{name}" for name in images.classes], names, [FASHION.name] * len(names), draw)
+
+
+def _icons(seed: int) -> _Part:
+    listed = [
+        (theme.package.name, icon)
+        for theme in icons.CORPUS_THEMES
+        for icon in icons.read_theme(icons.ICON_FOLDER / theme.folder)
+    ]
+    return _Part(
+        [f"icon/{label}" for label in icons.LABELS.values()],
+        [f"icon/{icon.label}" for _, icon in listed],
+        [package for package, _ in listed],
+        lambda rows: icons.draw((listed[row][1] for row in rows), seed),
+    )
+
+
+def _glyphs(seed: int) -> _Part:
+    faces = [
+        (package.name, face)
+        for package in glyphs.CORPUS_FONTS
+        for face in glyphs.read_faces(files_of(package, glyphs.SUFFIXES), glyphs.CORPUS_ALPHABET)
+    ]
+    random = np.random.default_rng(seed)
+    pictures = []
+    for character in glyphs.CORPUS_ALPHABET:
+        able = [(package, face.file) for package, face in faces if character in face.characters]
+        order = random.permutation(len(able)).tolist()
+        for turn in range(IMAGES_PER_CHARACTER if able else 0):
+            package, file = able[order[turn % len(able)]]
+            pictures.append((package, file, character, turn // len(able)))
+    return _Part(
+        [f"glyph/{character}" for character in glyphs.CORPUS_ALPHABET],
+        [f"glyph/{character}" for _, _, character, _ in pictures],
+        [package for package, *_ in pictures],
+        lambda rows: (
+            glyphs.draw(file, character, seed, variant)
+            for _, file, character, variant in map(pictures.__getitem__, rows)
+        ),
+    )
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog=_COMMAND, description="Build the corpus of small images, unless it is there.")
+    parser.add_argument("file", nargs="?", type=Path, default=default_file(), help="where to keep it (%(default)s)")
+    file = parser.parse_args().file
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        corpus = read_corpus(file)
+    except (ItmError, OSError) as error:
+        sys.exit(str(error))
+    table = Table(
+        "package", "version, licence, images", title=f"{len(corpus.labels)} images, {len(corpus.classes)} classes"
+    )
+    for package, words in corpus.sources.items():
+        table.add_row(package, words)
+    Console().print(table, file, sep="\n", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    _main()

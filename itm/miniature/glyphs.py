@@ -1,0 +1,179 @@
+"""Characters of installed fonts as small pictures; the label is the character.
+
+A face shows a character if its table of characters says so, the picture is not empty, and no other character of the
+alphabet has the same one (the empty box of a font that promises too much, capitals in the place of small letters).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from itm.errors import DataError
+from itm.miniature.backdrops import SIZE, compose, generator_of
+from itm.miniature.packages import Package
+
+CORPUS_FONTS = (
+    Package("fonts-averia-serif-gwf", "OFL-1.1"),
+    Package("fonts-cabin", "OFL-1.1"),
+    Package("fonts-cantarell", "OFL-1.1"),
+    Package("fonts-cmu", "OFL-1.1"),
+    Package("fonts-comic-neue", "OFL-1.1"),
+    Package("fonts-crosextra-caladea", "OFL-1.1"),
+    Package("fonts-crosextra-carlito", "OFL-1.1"),
+    Package("fonts-dejavu-core", "Bitstream Vera"),
+    Package("fonts-ebgaramond", "OFL-1.1"),
+    Package("fonts-firacode", "OFL-1.1"),
+    Package("fonts-freefont-ttf", "GPL-3+ with font exception"),
+    Package("fonts-hack", "Expat and Bitstream Vera"),
+    Package("fonts-inconsolata", "OFL-1.0"),
+    Package("fonts-junicode", "OFL-1.1"),
+    Package("fonts-lato", "OFL-1.1"),
+    Package("fonts-liberation", "OFL-1.1"),
+    Package("fonts-linuxlibertine", "GPL-2+ with font exception, or OFL-1.1"),
+    Package("fonts-oldstandard", "OFL-1.0"),
+    Package("fonts-open-sans", "Apache-2.0"),
+    Package("fonts-paratype", "ParaType Free Font License"),
+    Package("fonts-play", "OFL-1.1"),
+    Package("fonts-quicksand", "OFL-1.1"),
+    Package("fonts-roboto-unhinted", "Apache-2.0"),
+    Package("fonts-urw-base35", "AGPL-3 with font exception"),
+    Package("fonts-vollkorn", "OFL-1.1"),
+)
+"""Text fonts: serif, sans serif, typewriter."""
+
+HELD_OUT_FONTS = (Package("fonts-aenigma", "free to use, change and redistribute with attribution"),)
+"""Decorative fonts of one hand, Brian Kent's; no family of them is in the corpus."""
+
+SCRIPT_FONTS = (
+    Package("fonts-arundina", "Bitstream Vera"),
+    *(
+        Package(f"fonts-tlwg-{family}-ttf", "GPL-2+ with font exception")
+        for family in (
+            *("garuda", "kinnari", "laksaman", "loma", "mono", "norasi", "purisa"),
+            *("sawasdee", "typewriter", "typist", "typo", "umpush", "waree"),
+        )
+    ),
+)
+"""Thai fonts."""
+
+# A size-free picture cannot tell C c, K k, O o 0, P p, S s, U u, V v, W w, X x, Y y, Z z or I l 1 apart: of each, only
+# the capital is a class.
+LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghijmnqrt" + "23456789"
+# Without the letters that look like Latin ones, and of pairs such as Θ θ the capital only.
+GREEK = "ΓΔΘΛΞΠΣΦΨΩ" + "αβγδεζηλμξπσω"
+CYRILLIC = "БДЖИЛЦЧШЩЭЮЯЫЬ"
+CORPUS_ALPHABET = LATIN + GREEK + CYRILLIC
+"""The corpus's characters: none looks like another in a plain font."""
+
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "23456789"
+"""Decorative fonts often repeat their capitals in the place of small letters."""
+
+THAI = "".join(chr(code) for code in range(0x0E01, 0x0E2F) if code not in (0x0E24, 0x0E26))
+"""The 44 consonants; the two vowels that the standard puts among them are left out."""
+
+SUFFIXES = (".otf", ".ttf")
+_DRAWN = 96  # pixels; shrunk afterwards, so that the strokes stay smooth
+_COMPARED = 24  # pixels
+
+
+class Face(NamedTuple):
+    """One font file.
+
+    Args:
+        file: The file.
+        family: Its family's name, as the file states it.
+        characters: Those of the alphabet that it shows.
+    """
+
+    file: Path
+    family: str
+    characters: str
+
+
+def family_of(file: Path) -> str:
+    """The family's name, as the font states it; without one, the file's.
+
+    Raises:
+        DataError: If the file is no font; the message names it.
+    """
+    try:
+        return _font(file, _COMPARED).getname()[0] or file.stem
+    except OSError as error:
+        raise DataError(f"{file}: not readable as a font ({error}).") from error
+
+
+def read_face(file: Path, alphabet: str) -> Face:
+    """Find out which characters of the alphabet a font really shows.
+
+    Raises:
+        DataError: If the file is no font; the message names it.
+    """
+    from fontTools.ttLib import TTFont, TTLibError  # half a second to import, and only new images need it
+
+    family = family_of(file)
+    try:
+        with TTFont(file, lazy=True) as font:
+            covered = font.getBestCmap() or {}
+        pictures = {
+            character: _picture(file, character, _COMPARED) for character in alphabet if ord(character) in covered
+        }
+    except (TTLibError, OSError, KeyError) as error:
+        raise DataError(f"{file}: not readable as a font ({error}).") from error
+    shown = {character: (image.size, image.tobytes()) for character, image in pictures.items() if image is not None}
+    times = Counter(shown.values())
+    return Face(file, family, "".join(character for character, picture in shown.items() if times[picture] == 1))
+
+
+def read_faces(files: Iterable[Path], alphabet: str) -> list[Face]:
+    """The faces that show a character of the alphabet, in the order of the files."""
+    return [face for file in files if (face := read_face(file, alphabet)).characters]
+
+
+def draw(file: Path, character: str, seed: int = 0, variant: int = 0) -> NDArray[np.uint8]:
+    """Draw one character: colours, size (60 to 85 % of the image), slant (8 degrees) and place (2 pixels) vary.
+
+    Args:
+        file: A font that shows the character.
+        character: The character.
+        seed: Which of the possible pictures.
+        variant: Which of several pictures of the same character by the same font.
+
+    Returns:
+        The image, uint8, ``[32, 32, 3]``; it depends on the arguments and the font's name alone.
+    """
+    picture = _picture(file, character, _DRAWN)
+    if picture is None:
+        raise DataError(f"{file}: shows nothing for {character!r}.")
+    random = generator_of(seed, f"{file.name} {character} {variant}")
+    picture = picture.rotate(random.uniform(-8, 8), Image.Resampling.BICUBIC, expand=True)
+    scale = random.uniform(0.6, 0.85) * SIZE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    canvas = Image.new("L", (SIZE, SIZE))
+    across, down = random.integers(-2, 3, 2).tolist()
+    place = ((SIZE - width) // 2 + across, (SIZE - height) // 2 + down)
+    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), place)
+    return compose(random.uniform(0, 255, 3), np.asarray(canvas) / 255, random)
+
+
+def _picture(file: Path, character: str, size: int) -> Image.Image | None:
+    """The character alone, white on black, cut to its bounds; None where there is nothing to see."""
+    font = _font(file, size)
+    left, top, right, bottom = (round(side) for side in font.getbbox(character))
+    if right <= left or bottom <= top:
+        return None
+    canvas = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(canvas).text((-left, -top), character, fill=255, font=font)
+    return canvas.crop(bounds) if (bounds := canvas.getbbox()) else None
+
+
+@lru_cache(maxsize=64)
+def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,158 @@
+"""Icons of installed themes as small pictures; the label is what a theme's index says that the icon's folder is for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from configparser import ConfigParser, SectionProxy
+from configparser import Error as ConfigError
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from itm.errors import DataError
+from itm.miniature.backdrops import SIZE, compose, generator_of
+from itm.miniature.packages import Package
+
+ICON_FOLDER = Path("/usr/share/icons")
+"""Where themes are installed."""
+
+
+class Theme(NamedTuple):
+    """An icon theme: the package that brings it and its folder's name."""
+
+    package: Package
+    folder: str
+
+
+CORPUS_THEMES = (
+    Theme(Package("breeze-icon-theme", "LGPL-3+"), "breeze"),
+    Theme(Package("elementary-xfce-icon-theme", "GPL-2+, LGPL-2+ and CC-BY-SA-2.0"), "elementary-xfce"),
+    Theme(Package("gnome-icon-theme", "GPL-2+"), "gnome"),
+    Theme(Package("mate-icon-theme", "LGPL-3+ or CC-BY-SA"), "mate"),
+    Theme(Package("papirus-icon-theme", "GPL-3"), "Papirus"),
+    Theme(Package("tango-icon-theme", "public domain"), "Tango"),
+)
+
+HELD_OUT_THEME = Theme(Package("oxygen-icon-theme", "LGPL-3+"), "oxygen")
+"""Glossy and modelled in light and shade, where the corpus's themes are flat or drawn with outlines."""
+
+LABELS = {
+    "Actions": "actions",
+    "Applications": "applications",
+    "Categories": "categories",
+    "Devices": "devices",
+    "Emblems": "emblems",
+    "Emotes": "emotes",
+    "MimeTypes": "mimetypes",
+    "Places": "places",
+    "Status": "status",
+}
+"""Class by the context of the Icon Theme Specification; its rest (animations, flags) is in few themes."""
+
+_LEAST_OPACITY = 0.02  # share of the picture that must be there
+
+
+class Icon(NamedTuple):
+    """One icon file and its class."""
+
+    file: Path
+    label: str
+
+
+def read_theme(root: Path) -> list[Icon]:
+    """List a theme's icons: of each, the file whose size is nearest to 32 pixels.
+
+    Links, copies of the same bytes, one-coloured "symbolic" icons and those made for high-resolution screens are left
+    out, and so is an icon that stands under several labels.
+
+    Raises:
+        DataError: If the theme's ``index.theme`` cannot be read.
+    """
+    nearest: dict[tuple[str, str], tuple[tuple[int, bool, str], Path]] = {}
+    for name, section in _folders(root):
+        label = LABELS.get(section.get("Context", ""))
+        if label is None or section.get("Scale", "1") != "1" or "symbolic" in name:
+            continue
+        size = section.getint("Size", fallback=SIZE)
+        for file in _files(root.resolve() / name):
+            key, order = (label, file.stem), (abs(size - SIZE), size < SIZE, str(file))
+            if key not in nearest or order < nearest[key][0]:
+                nearest[key] = (order, file)
+    icons = (Icon(file, label) for (label, _), (_, file) in sorted(nearest.items()))
+    return _without_copies(icons)
+
+
+def rasterise(file: Path) -> Image.Image:
+    """Draw an icon file, SVG or any format that Pillow reads, into 32 x 32 pixels with its shape kept.
+
+    Raises:
+        DataError: If it cannot be read; the message names it.
+        ModuleNotFoundError: If it is an SVG and the extra ``miniature`` is not installed.
+    """
+    try:
+        if file.suffix == ".svg":
+            import resvg_py  # of an extra; the targets need none of it
+
+            drawn = resvg_py.svg_to_bytes(svg_path=str(file), width=SIZE, skip_system_fonts=True)
+            image = Image.open(io.BytesIO(bytes(drawn)))
+        else:
+            image = Image.open(file)
+        # Pillow scales with colours weighted by opacity, so what cannot be seen does not bleed in.
+        fitted = ImageOps.contain(image.convert("RGBA"), (SIZE, SIZE), Image.Resampling.BICUBIC)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as an icon ({error}).") from error
+    return ImageOps.pad(fitted, (SIZE, SIZE), color=(0, 0, 0, 0))
+
+
+def draw(icons: Iterable[Icon], seed: int = 0) -> Iterator[NDArray[np.uint8] | None]:
+    """Draw icons over random backdrops.
+
+    Args:
+        icons: What to draw.
+        seed: Which backdrops.
+
+    Yields:
+        The image of each icon, uint8, ``[32, 32, 3]``, which depends on the icon's theme, folder and name and on the
+        seed; None where there is (almost) nothing to see or the same picture has been drawn before.
+    """
+    seen = set()
+    for icon in icons:
+        rgba = np.asarray(rasterise(icon.file))
+        opacity = rgba[..., 3] / 255
+        picture = np.where(rgba[..., 3:] > 0, rgba, 0).tobytes()
+        if opacity.mean() < _LEAST_OPACITY or picture in seen:
+            yield None
+            continue
+        seen.add(picture)
+        yield compose(rgba[..., :3], opacity, generator_of(seed, "/".join(icon.file.parts[-4:])))
+
+
+def _folders(root: Path) -> list[tuple[str, SectionProxy]]:
+    index = ConfigParser(interpolation=None, strict=False)
+    try:
+        with (root / "index.theme").open(encoding="utf-8") as file:
+            index.read_file(file)
+        names = index["Icon Theme"]["Directories"].split(",")
+    except (OSError, KeyError, UnicodeDecodeError, ConfigError) as error:
+        raise DataError(f"{root}: not readable as an icon theme ({error}).") from error
+    return [(name.strip(), index[name.strip()]) for name in names if name.strip() in index]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir() and folder.resolve() == folder:  # in some themes, applications are linked as categories
+        for file in folder.iterdir():
+            if file.suffix in (".png", ".svg") and not file.is_symlink() and "symbolic" not in file.name:
+                yield file
+
+
+def _without_copies(icons: Iterable[Icon]) -> list[Icon]:
+    """Of icons with the same bytes the first, and none where they have different labels."""
+    copies: dict[bytes, list[Icon]] = {}
+    for icon in icons:
+        copies.setdefault(hashlib.sha256(icon.file.read_bytes()).digest(), []).append(icon)
+    return [same[0] for same in copies.values() if len({icon.label for icon in same}) == 1]

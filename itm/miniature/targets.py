@@ -1,0 +1,126 @@
+"""Datasets of which the corpus shows nothing: a theme's icons, decorative fonts, a script.
+
+All pictures of a dataset are drawn once and kept beside the other datasets; the splits choose from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from itm import atomic
+from itm.folders import Listing, seeded_part
+from itm.miniature import backdrops, glyphs, icons
+from itm.miniature.packages import Package, files_of, versions
+from itm.progress import show_progress
+from itm.splits import split_indices, stratified_sample
+
+TRAIN_SIZE, TEST_SIZE = 2000, 1000
+"""Most images of characters in each split."""
+
+_TRAIN_FRACTION = 2 / 3  # of the characters, by whole families
+_log = logging.getLogger(__name__)
+
+
+class Pool(NamedTuple):
+    """All pictures of a dataset.
+
+    Args:
+        images: uint8, ``[N, 32, 32, 3]``.
+        labels: Class of each image, int64, ``[N]``.
+        groups: Font family of each image, int64, ``[N]``; images of one family go to one split.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+def fonts(root: Path, split: str, seed: int) -> Listing:
+    """Capitals and digits by decorative fonts, one of each family; a third of the families tests."""
+    return _characters(root, "fonts", glyphs.HELD_OUT_FONTS, glyphs.CAPITALS, False, split, seed)
+
+
+def script(root: Path, split: str, seed: int) -> Listing:
+    """Thai consonants by fonts of several weights and slants; a third of the families tests."""
+    return _characters(root, "script", glyphs.SCRIPT_FONTS, glyphs.THAI, True, split, seed)
+
+
+def theme(root: Path, split: str, seed: int) -> Listing:
+    """Icons of one theme, none twice, by what they are for; a stratified fifth tests."""
+    classes = list(icons.LABELS.values())
+    pool = _pool(root, "icons", [icons.HELD_OUT_THEME.package], lambda: _draw_theme(classes))
+    return seeded_part(Listing(pool.images, pool.labels.tolist(), classes), split, seed)
+
+
+def _characters(
+    root: Path, name: str, packages: Sequence[Package], alphabet: str, variants: bool, split: str, seed: int
+) -> Listing:
+    pool = _pool(root, name, packages, lambda: _draw_characters(packages, alphabet, variants))
+    labels = torch.from_numpy(pool.labels)
+    train, test = split_indices(labels, _TRAIN_FRACTION, seed, torch.from_numpy(pool.groups))
+    rows, size = (train, TRAIN_SIZE) if split == "train" else (test, TEST_SIZE)
+    chosen = rows[stratified_sample(labels[rows], size, seed)].tolist()
+    return Listing(pool.images, pool.labels.tolist(), list(alphabet)).take(chosen)
+
+
+def _draw_characters(packages: Sequence[Package], alphabet: str, variants: bool) -> Pool:
+    """One picture of each character by each face: by all of a family, or by the first only."""
+    files = [file for package in packages for file in files_of(package, glyphs.SUFFIXES)]
+    if not variants:
+        files = list({_kin(glyphs.family_of(file)): file for file in reversed(files)}.values())
+    faces = glyphs.read_faces(files, alphabet)
+    families = sorted({_kin(face.family) for face in faces})
+    pairs = [(face, character) for face in faces for character in face.characters]
+    images = []
+    with show_progress(f"drawing {alphabet[:5]}...", len(pairs)) as advance:
+        for face, character in pairs:
+            images.append(glyphs.draw(face.file, character))
+            advance(1)
+    return Pool(
+        np.stack(images),
+        np.array([alphabet.index(character) for _, character in pairs]),
+        np.array([families.index(_kin(face.family)) for face, _ in pairs]),
+    )
+
+
+def _draw_theme(classes: list[str]) -> Pool:
+    listed = icons.read_theme(icons.ICON_FOLDER / icons.HELD_OUT_THEME.folder)
+    drawn = [(icon, image) for icon, image in zip(listed, icons.draw(listed), strict=True) if image is not None]
+    labels = np.array([classes.index(icon.label) for icon, _ in drawn])
+    return Pool(np.stack([image for _, image in drawn]), labels, np.arange(len(drawn)))
+
+
+def _kin(family: str) -> str:
+    """The first word of a family's name, which its variants share."""
+    return family.split()[0].casefold()
+
+
+def _pool(root: Path, name: str, packages: Sequence[Package], draw: Callable[[], Pool]) -> Pool:
+    """The pictures kept by an earlier call that drew the same; else they are drawn, and kept where that is possible."""
+    found = versions(packages)
+    sha = hashlib.sha256(json.dumps([found, PIL.__version__]).encode())
+    for module in (__file__, backdrops.__file__, glyphs.__file__, icons.__file__):
+        sha.update(Path(module).read_bytes())
+    file = root / "miniature" / f"{name}-{sha.hexdigest()[:16]}.safetensors"
+    try:
+        return Pool(**load(file.read_bytes()))
+    except (OSError, SafetensorError, TypeError):
+        pool = draw()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, save(pool._asdict()))
+    except OSError as error:
+        _log.warning("%s cannot be written (%s), so the images of %s are drawn at every start.", file, error, name)
+    return pool
