@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "model": (str, "a model's name"),
     "model_args": (Mapping, "a mapping of the network's arguments"),
     "pretrained": (bool, "true or false"),
-    "checkpoint": (str, "a path or package:<name>"),
+    "checkpoint": (str, "a path, package:<name> or repository:<path>"),
     "layout": (str, "a layout's name"),
     "pooling": (str, "a pooling's name"),
     "image_size": (int, "pixels, a whole number"),
@@ -158,7 +158,8 @@ def load_backbone(
         model: timm's name, with or without its tag, or ``torchvision:<name>``; ``name`` where not given.
         model_args: Arguments of the network's constructor that differ from that name's: widths, depths, patch size, ...
         pretrained: Fetch the weights that timm or torchvision publishes under that name.
-        checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships.
+        checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships, or
+            ``repository:<path>`` for one in this project's repository.
         layout: Who wrote the checkpoint: a key of :data:`itm.checkpoints.LAYOUTS`.
         pooling: ``"cls"`` or ``"mean"`` for a transformer with a class token; the authors' own where not given.
         image_size: Side in pixels; the weights' own where not given. What is learned per position is resampled.

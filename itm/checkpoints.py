@@ -21,6 +21,7 @@ from itm.errors import CheckpointError
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 224 / 256}
 
+_REPOSITORY = Path(__file__).resolve().parents[1]
 # position lookups that networks compute themselves, and auxiliary classifiers that only training uses
 _SURPLUS = re.compile(r"(^|\.)relative_position_index$|^(AuxLogits|aux1|aux2)\.")
 # torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
@@ -107,7 +108,8 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
     """Find the file that a ``checkpoint`` setting means.
 
     Args:
-        checkpoint: A path, or ``package:<name>`` for the weight file that an installed Python package ships.
+        checkpoint: A path; ``package:<name>`` for the weight file that an installed Python package ships; or
+            ``repository:<path>`` for one of this project's repository, wherever it is called from.
         layout: Names the project to get a missing file from.
         setting: The setting as the user typed it, for messages.
 
@@ -117,6 +119,13 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
     Raises:
         CheckpointError: If there is no such file, no such package, or not exactly one weight file in it.
     """
+    if checkpoint.startswith("repository:"):
+        path = _REPOSITORY / checkpoint.removeprefix("repository:")
+        if path.is_file():
+            return path
+        raise CheckpointError(
+            f"{setting}={checkpoint}: no such file in {_REPOSITORY}. It comes with a clone of the project's repository."
+        )
     if not checkpoint.startswith("package:"):
         path = Path(checkpoint).expanduser()
         if path.is_file():

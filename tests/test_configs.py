@@ -56,7 +56,7 @@ def test_zoos_name_models_with_known_settings(name):
 
     zoo = composed(f"zoo={name}").zoo
     known = set(load_backbone.__kwdefaults__) if load_backbone.__kwdefaults__ else set()
-    assert len(zoo) >= 3
+    assert len(zoo) >= 2
     for model, spec in zoo.items():
         assert set(spec or {}) <= known, model
         find_model((spec or {}).get("model", model), f"zoo.{model}.model")

@@ -72,7 +72,7 @@ class _Masked(Pretraining):
 
     def target(self, views: Tensor, hidden: Tensor) -> Tensor:
         """Pixels of the hidden patches, ``[B, hidden, 3 * patch_size^2]``; the class token has none."""
-        return get_at_index(patchify(views, self.patch_size), hidden - 1)
+        return cast(Tensor, get_at_index(patchify(views, self.patch_size), hidden - 1))
 
 
 class MAE(_Masked):

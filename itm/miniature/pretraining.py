@@ -1,4 +1,4 @@
-"""Pre-train the models of the benchmark: each claimed by one process, resumed after kills, written as half precision."""
+"""Pre-train the models: each claimed by one process, resumed after kills, written in half precision."""
 
 from __future__ import annotations
 
@@ -14,94 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import nn
+from torch.utils.data import DataLoader
 
 from itm import atomic, provenance
-from itm.epochs import Shuffled
 from itm.errors import ItmError
 from itm.miniature.module import Pretraining
+from itm.miniature.pictures import Pictures, Rounds
 from itm.progress import show_progress
 from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
 from itm.runtime import no_driver_probe, quiet_lightning
 
 _ROUND = 25  # steps between two places where training can be taken up
-_HELD_OUT = 2000  # images that no model sees, so that it can be told what it learned
 
 _log = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
     """The loss is no number any more."""
-
-
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images in memory; a batch is cut out in one piece.
-
-    Args:
-        images: uint8, ``[N, H, W, 3]``.
-        labels: int64, ``[N]``.
-    """
-
-    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
-        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        self.labels = torch.from_numpy(labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        return self.images[row], self.labels[row]
-
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images[rows], self.labels[rows]
-
-    def split(self, seed: int = 0) -> tuple[Pictures, Pictures]:
-        """Images to train with, and those that no model sees: 2,000, or a tenth where there are few."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held_out = min(_HELD_OUT, len(self) // 10)
-        return self._rows(order[held_out:]), self._rows(order[:held_out])
-
-    def _rows(self, rows: Tensor) -> Pictures:
-        part = object.__new__(Pictures)
-        part.images, part.labels = self.images[rows], self.labels[rows]
-        return part
-
-
-class Rounds(Sampler[int]):
-    """An endless sequence of shuffles of the rows, a stretch of it in each round.
-
-    Args:
-        rows: Number of rows.
-        length: Rows of a round.
-        seed: Decides the shuffles.
-    """
-
-    def __init__(self, rows: int, length: int, seed: int) -> None:
-        self.rows, self.length, self.seed, self.round = rows, length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Turn to a round, counted from 0."""
-        self.round = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        position, end = self.round * self.length, (self.round + 1) * self.length
-        while position < end:
-            shuffle, offset = divmod(position, self.rows)
-            part = list(Shuffled(range(self.rows), self.seed, shuffle))[offset : offset + end - position]
-            yield from part
-            position += len(part)
 
 
 @dataclass(frozen=True)
@@ -136,7 +73,7 @@ def train(name: str, module: Pretraining, pictures: Pictures, folder: Path, mach
     steps = min(_ROUND, module.steps)
     rounds = math.ceil(module.steps / steps)
     rows = Rounds(len(pictures), steps * module.batch_size, module.seed)
-    loader = DataLoader(pictures, module.batch_size, sampler=rows, collate_fn=_as_it_is)
+    loader = DataLoader(pictures, module.batch_size, sampler=rows, collate_fn=tuple)
     last = LastCheckpoint(folder)
     with quiet_lightning(), no_driver_probe(), show_progress(name, rounds, unit="rounds") as advance:
         trainer = L.Trainer(
@@ -225,8 +162,8 @@ def judge(module: Pretraining, known: Pictures, new: Pictures, limit: int = 5000
         it has one that is kept.
     """
     module.net.eval()
-    features = F.normalize(torch.cat([module.features(part) for part in known.images[:limit].split(250)]))
-    own = [module.features(part) for part in new.images.split(250)]
+    features = F.normalize(torch.cat([module.features(part) for part in torch.split(known.images[:limit], 250)]))
+    own = [module.features(part) for part in torch.split(new.images, 250)]
     nearest = (F.normalize(torch.cat(own)) @ features.T).argmax(1)
     found = {"knn": known.labels[:limit][nearest.cpu()]}
     if module.keeps_head:
@@ -313,11 +250,12 @@ class Walk:
         module = job.build()
         _log.info("%s: %d steps of %d images.", job.name, module.steps, module.batch_size)
         train(job.name, module, train_with, folder, self.machine)
+        loss = [round(part["loss"], 5) for part in module.history]
         facts = {
             "recipe": job.settings,
             "images": module.steps * module.batch_size,
             "seconds": round(sum(part["seconds"] for part in module.history), 1),
-            "loss": [round(part["loss"], 5) for part in module.history],
+            "loss": loss,
             "held_out": judge(module, train_with, held_out),
             "corpus": self.corpus,
             "digest": job.digest(self.corpus),
@@ -326,7 +264,7 @@ class Walk:
         }
         export(module.net, self.weights / f"{job.name}.safetensors", facts)
         LastCheckpoint(folder).remove()
-        _log.info("%s: loss %.4f, %.0f s. %s", job.name, facts["loss"][-1], facts["seconds"], facts["held_out"])
+        _log.info("%s: loss %.4f, %.0f s. %s", job.name, loss[-1], facts["seconds"], facts["held_out"])
 
 
 @contextmanager
@@ -340,7 +278,3 @@ def _claim(folder: Path) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
-
-
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
