@@ -216,6 +216,25 @@ def test_digits() -> None:
     assert (torch.bincount(test.labels) / torch.bincount(train.labels) - 0.25).abs().max() < 0.01
 
 
+def test_fashion_mnist_test_splits_the_test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "SYSTEM_FASHION_MNIST", tmp_path)
+    pixels = np.arange(3500).astype(">u2").view(np.uint8).reshape(3500, 2).repeat(392, axis=1)  # no two alike
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels.tobytes(), 1))
+    labels = (np.arange(3500) % 10).astype(np.uint8)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes()))
+    train, test = (load_images("fashion_mnist_test", split) for split in ("train", "test"))
+    assert torch.bincount(train.labels).tolist() == [100] * 10
+    assert torch.bincount(test.labels).tolist() == [200] * 10
+    whole, *parts = (
+        {item.tobytes(): int(label) for item, label in zip(images.items, images.labels, strict=True)}
+        for images in (load_images("fashion_mnist", "test"), train, test)
+    )
+    assert (len(whole), [len(part) for part in parts]) == (3500, [1000, 2000])
+    assert not parts[0].keys() & parts[1].keys()
+    assert all(part.items() <= whole.items() for part in parts)
+    assert load_images("fashion_mnist_test", seed=1).fingerprint != train.fingerprint
+
+
 def test_elpv() -> None:
     pytest.importorskip("elpv_dataset")
     train, test = load_images("elpv"), load_images("elpv", "test")
@@ -231,7 +250,7 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         load_images("elpv")
 
 
-TORCHVISION = sorted(set(CATALOG) - {"digits", "elpv", "stanford_cars"})
+TORCHVISION = sorted(set(CATALOG) - {"digits", "elpv", "fonts", "icons", "script", "stanford_cars"})
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
