@@ -229,7 +229,7 @@ CATALOG: Mapping[str, Entry] = {
     "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
     "icons": Entry(partial(_drawn, "theme"), "LGPL-3+"),
     "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
-    "script": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina: Bitstream Vera"),
+    "script": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera"),
     "stanford_cars": Entry(_cars, "non-commercial research use only"),
     "sun397": Entry(_sun397, "not stated by its authors"),
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),

@@ -59,7 +59,7 @@ class Corpus:
     @property
     def digest(self) -> str:
         """Identity of the images, labels and classes: a sha256 in hexadecimal."""
-        sha = hashlib.sha256(json.dumps([self.images.shape, self.classes, self.sources]).encode())
+        sha = hashlib.sha256(json.dumps([self.images.shape, self.classes]).encode())
         for values in (self.images, self.labels):
             sha.update(np.ascontiguousarray(values).data)
         return sha.hexdigest()
@@ -70,7 +70,8 @@ class Corpus:
         Raises:
             OSError: If it cannot be written.
         """
-        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources), "digest": self.digest}
+        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
+        words["checksum"] = self._checksum()
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
 
@@ -90,9 +91,12 @@ class Corpus:
             raise DataError(f"{file}: no such file; `{_COMMAND}` builds the corpus.") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{file}: not readable as a corpus ({error}); delete it and run `{_COMMAND}`.") from error
-        if corpus.digest != words.get("digest"):
+        if corpus._checksum() != words.get("checksum"):
             raise DataError(f"{file}: damaged, its content is not what was written; delete it and run `{_COMMAND}`.")
         return corpus
+
+    def _checksum(self) -> str:
+        return hashlib.sha256(json.dumps([self.digest, self.sources]).encode()).hexdigest()
 
 
 def default_file() -> Path:

@@ -36,7 +36,7 @@ CORPUS_FONTS = (
     Package("fonts-inconsolata", "OFL-1.0"),
     Package("fonts-junicode", "OFL-1.1"),
     Package("fonts-lato", "OFL-1.1"),
-    Package("fonts-liberation", "OFL-1.1"),
+    Package("fonts-liberation", "GPL-2 with font exception"),
     Package("fonts-linuxlibertine", "GPL-2+ with font exception, or OFL-1.1"),
     Package("fonts-oldstandard", "OFL-1.0"),
     Package("fonts-open-sans", "Apache-2.0"),
@@ -58,9 +58,10 @@ SCRIPT_FONTS = (
         Package(f"fonts-tlwg-{family}-ttf", "GPL-2+ with font exception")
         for family in (
             *("garuda", "kinnari", "laksaman", "loma", "mono", "norasi", "purisa"),
-            *("sawasdee", "typewriter", "typist", "typo", "umpush", "waree"),
+            *("sawasdee", "typewriter", "typist", "typo", "umpush"),
         )
     ),
+    Package("fonts-tlwg-waree-ttf", "Bitstream Vera"),
 )
 """Thai fonts."""
 

@@ -31,7 +31,7 @@ class Theme(NamedTuple):
 
 CORPUS_THEMES = (
     Theme(Package("breeze-icon-theme", "LGPL-3+"), "breeze"),
-    Theme(Package("elementary-xfce-icon-theme", "GPL-2+, LGPL-2+ and CC-BY-SA-2.0"), "elementary-xfce"),
+    Theme(Package("elementary-xfce-icon-theme", "GPL-2+, an emblem CC-BY-SA-2.0"), "elementary-xfce"),
     Theme(Package("gnome-icon-theme", "GPL-2+"), "gnome"),
     Theme(Package("mate-icon-theme", "LGPL-3+ or CC-BY-SA"), "mate"),
     Theme(Package("papirus-icon-theme", "GPL-3"), "Papirus"),
