@@ -1,5 +1,6 @@
 """Every config composes, and what it names can be built."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from itm.grid import Grid
 from itm.scorers.base import Scorer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+SEVERAL = {"all", "itm_variants"}  # configs of several scorers
 
 
 def names(group: str) -> list[str]:
@@ -25,7 +27,7 @@ def composed(*overrides: str, hydra: bool = False, entry: str = "estimate"):
         return compose(entry, list(overrides), return_hydra_config=hydra)
 
 
-@pytest.mark.parametrize("name", [name for name in names("scorer") if name != "all"])
+@pytest.mark.parametrize("name", [name for name in names("scorer") if name not in SEVERAL])
 def test_scorer_configs_hold_the_dataclass_s_own_defaults(name):
     cfg = composed(f"scorer={name}")
     assert list(cfg.scorer) == [name]
@@ -42,7 +44,15 @@ def test_every_exported_scorer_has_a_config():
 
 def test_all_takes_every_scorer():
     chosen = set(composed("scorer=all").scorer)
-    assert chosen == set(names("scorer")) - {"all"}
+    assert chosen == set(names("scorer")) - SEVERAL
+
+
+def test_each_variant_of_itm_changes_one_setting():
+    variants = {name: instantiate(node) for name, node in composed("scorer=itm_variants").scorer.items()}
+    default = asdict(variants.pop("itm"))
+    for name, variant in variants.items():
+        assert len(asdict(variant).items() - default.items()) == 1, name
+    assert len({*variants.values()}) == len(variants)
 
 
 def test_several_scorers_keep_their_order():

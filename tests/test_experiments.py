@@ -28,7 +28,7 @@ SWEPT = [
     name for name in EXPERIMENTS if "itm.sweep.Collect" in (CONFIGS / "experiment" / f"{name}.yaml").read_text("utf-8")
 ]
 LOOKS = ("distance_statistics", "embedding_evolution", "wz_similarity")
-STANDINGS = ("cnn_table", "main_table", "radar", "rank_metrics", "stability")
+STANDINGS = ("cnn_table", "main_table", "miniature", "miniature_ablations", "radar", "rank_metrics", "stability")
 QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pages and pictures take seconds
 
 
