@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from itm import cli
 from itm.errors import SettingError, unknown
 from itm.miniature.corpus import Corpus, build_corpus, read_corpus
-from itm.miniature.pretraining import Job, Machine, Pictures, Walk
+from itm.miniature.pictures import Pictures
+from itm.miniature.pretraining import Job, Machine, Walk
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -57,8 +58,8 @@ def train(cfg: dict[str, Any]) -> list[str]:
 
 
 def read(file: str | None, limit: int | None) -> Corpus:
-    """The corpus, or a sample that is built anew."""
-    return read_corpus(Path(file) if file else None) if limit is None else build_corpus(limit)
+    """The corpus in a file; without one, that of this machine or, built anew, a sample of it."""
+    return build_corpus(limit) if file is None and limit is not None else read_corpus(Path(file) if file else None)
 
 
 def scaled(spec: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

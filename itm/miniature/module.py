@@ -19,6 +19,8 @@ from itm.finetune import lr_factor
 from itm.miniature.views import normalize
 from itm.networks import build_network, find_model
 
+_ROUND = 25  # steps, a few seconds
+
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
@@ -48,6 +50,8 @@ class Pretraining(L.LightningModule):
 
     Attributes:
         net: The network that is kept, without what only the pre-training needs.
+        round: Steps of a round, between which training can be stopped and taken up.
+        steps: Steps in all, whole rounds.
         history: For each round of steps its mean loss and its seconds.
     """
 
@@ -72,7 +76,8 @@ class Pretraining(L.LightningModule):
         if images < batch_size:
             raise SettingError(f"images={images}: expected at least one batch of batch_size={batch_size}.")
         self.batch_size, self.lr, self.weight_decay, self.clip, self.seed = batch_size, lr, weight_decay, clip, seed
-        self.steps = images // batch_size
+        self.round = min(_ROUND, images // batch_size)
+        self.steps = images // batch_size // self.round * self.round
         self.warmup_steps = round(warmup * self.steps)
         with seeded(seed):
             self.net = build(model, model_args, num_classes if self.keeps_head else 0)

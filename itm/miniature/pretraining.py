@@ -32,8 +32,6 @@ from itm.progress import show_progress
 from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
 from itm.runtime import no_driver_probe, quiet_lightning
 
-_ROUND = 25  # steps between two places where training can be taken up
-
 _log = logging.getLogger(__name__)
 
 
@@ -70,9 +68,8 @@ def train(name: str, module: Pretraining, pictures: Pictures, folder: Path, mach
         DivergedError: If the loss is no number any more.
         KeyboardInterrupt: After Ctrl-C; the last checkpoint is kept.
     """
-    steps = min(_ROUND, module.steps)
-    rounds = math.ceil(module.steps / steps)
-    rows = Rounds(len(pictures), steps * module.batch_size, module.seed)
+    rounds = module.steps // module.round
+    rows = Rounds(len(pictures), module.round * module.batch_size, module.seed)
     loader = DataLoader(pictures, module.batch_size, sampler=rows, collate_fn=tuple)
     last = LastCheckpoint(folder)
     with quiet_lightning(), no_driver_probe(), show_progress(name, rounds, unit="rounds") as advance:
@@ -80,8 +77,7 @@ def train(name: str, module: Pretraining, pictures: Pictures, folder: Path, mach
             accelerator=machine.accelerator,
             devices=1,
             precision=machine.precision,  # type: ignore[arg-type]
-            max_steps=module.steps,
-            max_epochs=rounds,
+            max_epochs=rounds,  # not max_steps, with which Lightning resumes in the midst of an epoch
             gradient_clip_val=module.clip,
             plugins=[LightningEnvironment(), SafeCheckpoints()],
             callbacks=[_AfterRound(last, machine.minutes * 60, advance)],
