@@ -49,14 +49,24 @@ def test_all_takes_every_scorer():
 
 def test_each_variant_of_itm_changes_one_setting():
     variants = {name: instantiate(node) for name, node in composed("scorer=itm_variants").scorer.items()}
-    default = asdict(variants.pop("itm"))
-    for name, variant in variants.items():
-        assert len(asdict(variant).items() - default.items()) == 1, name
     assert len({*variants.values()}) == len(variants)
+    default = asdict(variants.pop("itm"))
+    short = default | {"iterations": 100}
+    for name, variant in variants.items():
+        base = short if name.startswith("itm_100_") and name != "itm_100_iterations" else default
+        assert len(asdict(variant).items() - base.items()) == 1, name
 
 
 def test_several_scorers_keep_their_order():
     assert list(composed("scorer=[itm,logme]").scorer) == ["itm", "logme"]
+
+
+@pytest.mark.parametrize("name", names("truth"))
+def test_true_rankings_compose_into_a_grid(name):
+    cfg = composed(f"+truth={name}", entry="train_groundtruth")
+    grid = Grid.of(OmegaConf.to_container(cfg, resolve=True))
+    assert grid.protocol.name == name.replace("_", "-")
+    assert len(cfg.zoo) == 16
 
 
 @pytest.mark.parametrize("name", names("zoo"))

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The benchmark in miniature from the packages to the tables. What is finished is kept: the same command goes on after a
+# stop.
+#   bash experiments/miniature/regenerate.sh cpu     two cores
+#   bash experiments/miniature/regenerate.sh gpu     one GPU
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+recipe=${1:?"expected: regenerate.sh cpu, or gpu"}
+case $recipe in
+  cpu) workers=2 trainer=cpu images=1000 ;;
+  gpu) workers=4 trainer=gpu images=null ;;
+  *) echo "regenerate.sh $recipe: expected cpu or gpu" >&2; exit 2 ;;
+esac
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+run=(uv run --extra demo --extra miniature)
+targets=(digits elpv fashion_mnist_test fonts script icons)
+
+together() {  # so many processes, which share the work; fails if one does
+  local jobs=()
+  for worker in $(seq "$workers"); do "$@" & jobs+=($!); done
+  for job in "${jobs[@]}"; do wait "$job"; done
+}
+
+began=$SECONDS
+told() { echo "regenerate: $1 after $((SECONDS - began)) s"; }
+
+"${run[@]}" python -m itm.miniature.corpus
+told "corpus"
+together "${run[@]}" python experiments/miniature/pretrain.py recipe="$recipe"
+told "weights"
+for data in "${targets[@]}"; do
+  together "${run[@]}" train_groundtruth.py +truth="miniature_$recipe" data="$data" trainer="$trainer" \
+    records=experiments/miniature/records table=experiments/groundtruth/miniature.csv
+done
+told "true accuracies"
+for experiment in miniature miniature_ablations; do
+  "${run[@]}" estimate.py +experiment=$experiment trainer="$trainer" data.limit="$images" hydra.sweep.dir="outputs/$experiment"
+done
+told "tables"
