@@ -19,6 +19,7 @@ from PIL import Image
 pytest.importorskip("lightly", reason="needs the extra `miniature`")
 pytest.importorskip("kornia", reason="needs the extra `miniature`")
 
+import itm
 from itm import cli
 from itm.backbones import load_backbone
 from itm.errors import SettingError
@@ -31,6 +32,7 @@ from itm.miniature.pictures import Pictures, Rounds
 from itm.miniature.pretraining import DivergedError, Job, Machine, Walk, export, read_metadata, train
 from itm.miniature.supervised import Supervised
 from itm.miniature.views import RandomViews
+from itm.zoo import features_of_zoo
 
 ROOT = Path(__file__).parents[1]
 VIT = {
@@ -400,7 +402,7 @@ def pretrain(tmp_path, monkeypatch):
     return go
 
 
-def test_from_a_corpus_to_a_ranking(pretrain, run, pictures, tmp_path):
+def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
     file = tmp_path / "corpus.safetensors"
     images = np.ascontiguousarray(pictures.images.permute(0, 2, 3, 1).numpy())
     Corpus(images, pictures.labels.numpy(), ("a", "b", "c"), {}).save(file)
@@ -416,11 +418,16 @@ def test_from_a_corpus_to_a_ranking(pretrain, run, pictures, tmp_path):
     }
     for name, entry in zoo.items():
         entry["checkpoint"] = str(tmp_path / "weights" / f"{name}.safetensors")
-    chosen = [f"+zoo.{name}={json.dumps(entry).replace(' ', '')}".replace('"', "") for name, entry in zoo.items()]
-    out = run("data=digits", "data.limit=60", "~zoo", *chosen, "scorer=logme")
-    ranked = (out / "ranking.csv").read_text("utf-8")
-    assert "simclr" in ranked
-    assert "mobilenetv3_small" in ranked
+    settings = {
+        "data": {"name": "digits", "root": None, "limit": 60, "on_error": "stop"},
+        "zoo": zoo,
+        "trainer": {"accelerator": "cpu", "precision": "32", "batch_size": 32, "workers": 0},
+        "store": str(tmp_path / "features"),
+        "seed": 0,
+    }
+    _, pool, _, failed = features_of_zoo(json.dumps(settings))
+    assert not failed
+    assert set(itm.rank(pool, "logme").order) == set(zoo)
 
 
 def test_a_misspelt_model_is_one_line(pretrain, capsys):
