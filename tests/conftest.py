@@ -28,8 +28,9 @@ def one_thread() -> Iterator[None]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an optional engine that is not installed."""
-    if item.get_closest_marker("peft"):
-        pytest.importorskip("peft", reason="needs the extra `peft`")
+    for extra, module in (("peft", "peft"), ("miniature", "resvg_py")):
+        if item.get_closest_marker(extra):
+            pytest.importorskip(module, reason=f"needs the extra `{extra}`")
 
 
 @pytest.fixture(autouse=True)

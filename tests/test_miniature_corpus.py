@@ -314,9 +314,9 @@ def test_the_targets_are_of_some_size(tmp_path: Path, name: str, packages: list[
 
 
 @pytest.mark.slow
+@pytest.mark.miniature
 def test_no_held_out_icon_is_in_the_corpus() -> None:
     """Compared before the backdrop, which would make any two pictures differ."""
-    pytest.importorskip("resvg_py", reason="needs the extra `miniature`")
     themes = (icons.HELD_OUT_THEME, *icons.CORPUS_THEMES)
     installed(*(theme.package for theme in themes))
     held_out, *seen = (

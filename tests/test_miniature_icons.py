@@ -89,9 +89,9 @@ def test_the_shape_is_kept(tmp_path: Path) -> None:
     assert not rgba[24:, :, 3].any()
 
 
+@pytest.mark.miniature
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (16, 16), (48, 24), (10, 40)])
 def test_svg_is_drawn_at_the_size_wanted(tmp_path: Path, width: int, height: int) -> None:
-    pytest.importorskip("resvg_py", reason="needs the extra `miniature`")
     file = tmp_path / "box.svg"
     file.write_text(SVG.format(w=width, h=height, c="#ff8000"))
     opacity = np.asarray(rasterise(file))[..., 3] / 255
@@ -99,10 +99,8 @@ def test_svg_is_drawn_at_the_size_wanted(tmp_path: Path, width: int, height: int
     assert opacity.sum() == pytest.approx(32 * 32 * min(width, height) / max(width, height), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["broken.png", "broken.svg"])
+@pytest.mark.parametrize("name", ["broken.png", pytest.param("broken.svg", marks=pytest.mark.miniature)])
 def test_a_damaged_icon_is_named(tmp_path: Path, name: str) -> None:
-    if name.endswith("svg"):
-        pytest.importorskip("resvg_py", reason="needs the extra `miniature`")
     (tmp_path / name).write_text("neither")
     with pytest.raises(DataError, match=rf"{name}: not readable as an icon"):
         rasterise(tmp_path / name)

@@ -34,6 +34,7 @@ from itm.miniature.supervised import Supervised
 from itm.miniature.views import RandomViews
 from itm.zoo import features_of_zoo
 
+pytestmark = pytest.mark.miniature
 ROOT = Path(__file__).parents[1]
 VIT = {
     "model": "vit_tiny_patch16_224",
