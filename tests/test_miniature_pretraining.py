@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -403,10 +404,14 @@ def pretrain(tmp_path, monkeypatch):
     return go
 
 
-def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
-    file = tmp_path / "corpus.safetensors"
+def write(pictures: Pictures, file: Path) -> None:
     images = np.ascontiguousarray(pictures.images.permute(0, 2, 3, 1).numpy())
     Corpus(images, pictures.labels.numpy(), ("a", "b", "c"), {}).save(file)
+
+
+def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
+    file = tmp_path / "corpus.safetensors"
+    write(pictures, file)
     small = ("recipe=toy", f"corpus={file}", "only=[simclr,mobilenetv3_small]", "models.simclr.model_args.depth=2")
     assert pretrain(*small) == 0
     assert {path.stem for path in (tmp_path / "weights").iterdir()} == {"simclr", "mobilenetv3_small"}
@@ -429,6 +434,20 @@ def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
     _, pool, _, failed = features_of_zoo(json.dumps(settings))
     assert not failed
     assert set(itm.rank(pool, "logme").order) == set(zoo)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("+models.simclr.model_args.dept=3", "models.simclr: model_args="),
+        ("+models.simclr.temprature=3", "models.simclr: .*unexpected keyword argument 'temprature'"),
+    ],
+)
+def test_a_model_s_wrong_settings_are_named(typed, message, pretrain, pictures, tmp_path):
+    file = tmp_path / "corpus.safetensors"
+    write(pictures, file)
+    said = str(pretrain("recipe=toy", f"corpus={file}", "only=[simclr]", typed))
+    assert re.search(f"error: some models failed.*\n.*{message}", said), said
 
 
 def test_a_misspelt_model_is_one_line(pretrain, capsys):

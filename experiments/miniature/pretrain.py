@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from itm import cli
 from itm.errors import SettingError, unknown
 from itm.miniature.corpus import Corpus, build_corpus, read_corpus
+from itm.miniature.module import Pretraining
 from itm.miniature.pictures import Pictures
 from itm.miniature.pretraining import Job, Machine, Walk
 
@@ -73,8 +75,16 @@ def scaled(spec: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
 
 def job(name: str, settings: dict[str, Any], num_classes: int) -> Job:
     """A model to train, built when its turn comes."""
+    return Job(name, settings, partial(build, name, {**settings, "num_classes": num_classes}))
+
+
+def build(name: str, settings: dict[str, Any]) -> Pretraining:
+    """The untrained module; what is wrong with its settings names the model."""
     arguments = {key: value for key, value in settings.items() if key != "precision"}
-    return Job(name, settings, partial(instantiate, arguments, num_classes=num_classes, _convert_="all"))
+    try:
+        return instantiate(arguments, _convert_="all")
+    except InstantiationException as error:
+        raise SettingError(f"models.{name}: {error.__cause__ or error}") from error
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class RandomViews(nn.Module):
         scale: Share of the area that a crop takes.
         brightness: Largest change of the brightness, a share of it.
         contrast: Largest change of the contrast, a share of it.
-        saturation: Largest change of the saturation, a share of it; with ``hue``, four times the cost of all others.
+        saturation: Largest change of the saturation, a share of it; with ``hue``, as costly as all the rest together.
         hue: Largest turn of the colour circle, in turns.
         grayscale: Probability of losing the colours.
         blur: Probability of a slight blur.
