@@ -163,15 +163,24 @@ class Cells:
             StoreError: If the folder cannot be made or written.
         """
         folder = self.folder(cell)
-        lock = FileLock(folder / ".lock", blocking=False)
         with naming(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with suppress(Timeout):
-                lock.acquire()
+            lock = try_lock(folder)
         try:
             yield lock.is_locked
         finally:
             lock.release()
+
+
+def try_lock(folder: Path) -> FileLock:
+    """Lock a folder, which is made if need be, unless another process has it: ``is_locked`` tells.
+
+    The lock is the kernel's, free at once when its process is gone, however it ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    with suppress(Timeout):
+        lock.acquire()
+    return lock
 
 
 def replace_file(path: Path, content: bytes) -> None:

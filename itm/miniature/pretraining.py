@@ -7,8 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import lightning as L
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from safetensors import SafetensorError, safe_open
@@ -25,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from itm import atomic, provenance
+from itm.cells import try_lock
 from itm.errors import ItmError
 from itm.miniature.module import Pretraining
 from itm.miniature.pictures import Pictures, Rounds
@@ -230,16 +229,17 @@ class Walk:
         if self._finished(job):
             return True
         folder = self.state / f"{job.name}-{job.digest(self.corpus)[:16]}"
-        with _claim(folder) as mine:
-            if not mine:
+        lock = try_lock(folder)
+        try:
+            if not lock.is_locked:
                 return False
-            if self._finished(job):  # by a process that let go of it just now
-                return True
-            try:
+            if not self._finished(job):  # by a process that let go of it just now
                 self._train(job, train_with, held_out, folder)
-            except (ItmError, RuntimeError) as error:
-                failed[job.name] = f"{type(error).__name__}: {error}".splitlines()[0]
-                _log.error("%s: %s", job.name, failed[job.name])
+        except (ItmError, RuntimeError) as error:
+            failed[job.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            _log.error("%s: %s", job.name, failed[job.name])
+        finally:
+            lock.release()
         return True
 
     def _train(self, job: Job, train_with: Pictures, held_out: Pictures, folder: Path) -> None:
@@ -261,16 +261,3 @@ class Walk:
         export(module.net, self.weights / f"{job.name}.safetensors", facts)
         LastCheckpoint(folder).remove()
         _log.info("%s: loss %.4f, %.0f s. %s", job.name, loss[-1], facts["seconds"], facts["held_out"])
-
-
-@contextmanager
-def _claim(folder: Path) -> Iterator[bool]:
-    """Hold a folder: True if it is this process' until the block ends, False if another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    with suppress(Timeout):
-        lock.acquire()
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
