@@ -208,7 +208,7 @@ def families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[
 
 @pytest.mark.usefixtures("families")
 def test_no_font_is_in_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = (load_images("fonts", split, seed=3) for split in ("train", "test"))
+    train, test = (load_images("decorative_fonts", split, seed=3) for split in ("train", "test"))
     assert train.classes == test.classes == ("A", "B", "2")
     assert torch.bincount(train.labels).tolist() == [4, 4, 4]
     assert torch.bincount(test.labels).tolist() == [2, 2, 2]
@@ -221,24 +221,24 @@ def test_no_font_is_in_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not {file for file, _ in shown[0]} & {file for file, _ in shown[1]}
     for images, pairs in zip((train, test), shown, strict=True):
         assert [character for _, character in pairs] == [images.classes[label] for label in images.labels]
-    splits = {load_images("fonts", seed=seed).fingerprint for seed in range(6)}
+    splits = {load_images("decorative_fonts", seed=seed).fingerprint for seed in range(6)}
     assert len(splits) > 1, "the seed chooses the families"
     monkeypatch.setattr(targets, "TRAIN_SIZE", 6)
-    assert torch.bincount(load_images("fonts", seed=3).labels).tolist() == [2, 2, 2]
+    assert torch.bincount(load_images("decorative_fonts", seed=3).labels).tolist() == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("families")
 def test_pictures_are_kept_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_images("fonts")
+    first = load_images("decorative_fonts")
     (kept,) = (tmp_path / "home/data/miniature").iterdir()
     draw = glyphs.draw
     monkeypatch.setattr(glyphs, "draw", lambda *_: pytest.fail("drawn again"))
-    assert load_images("fonts").fingerprint == first.fingerprint
+    assert load_images("decorative_fonts").fingerprint == first.fingerprint
     kept.write_bytes(kept.read_bytes()[:-1])
     monkeypatch.setattr(glyphs, "draw", draw)
-    assert load_images("fonts").fingerprint == first.fingerprint, "a damaged file is written anew"
+    assert load_images("decorative_fonts").fingerprint == first.fingerprint, "a damaged file is written anew"
     monkeypatch.setattr(targets.PIL, "__version__", "0")
-    load_images("fonts")
+    load_images("decorative_fonts")
     assert len(list(kept.parent.iterdir())) == 2
 
 
@@ -246,20 +246,20 @@ def test_pictures_are_kept_until_something_changes(tmp_path: Path, monkeypatch: 
 def test_pictures_that_cannot_be_kept_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/data").write_text("a file where a folder should be")
-    assert len(load_images("fonts")) == 12
+    assert len(load_images("decorative_fonts")) == 12
     assert "cannot be written" in caplog.text
 
 
 @pytest.mark.usefixtures("tiny")
 def test_icons_are_split_without_a_copy() -> None:
-    train, test = load_images("icons"), load_images("icons", "test")
+    train, test = load_images("oxygen_icons"), load_images("oxygen_icons", "test")
     assert (len(train), len(test)) == (5, 1)
     assert train.classes == ("applications", "places")
     assert len({image.tobytes() for images in (train, test) for image in images.items}) == 6
 
 
 @pytest.mark.usefixtures("install")
-@pytest.mark.parametrize("name", ["fonts", "script", "icons"])
+@pytest.mark.parametrize("name", ["decorative_fonts", "thai_script", "oxygen_icons"])
 def test_a_target_names_its_missing_packages(name: str) -> None:
     with pytest.raises(DataError, match=rf"data={name}: .*not installed.*apt-get install"):
         load_images(name)
@@ -296,9 +296,9 @@ def test_held_out_families_are_none_of_the_corpus() -> None:
 @pytest.mark.parametrize(
     ("name", "packages", "classes"),
     [
-        ("fonts", glyphs.HELD_OUT_FONTS, 34),
-        ("script", glyphs.SCRIPT_FONTS, 44),
-        ("icons", [icons.HELD_OUT_THEME.package], 9),
+        ("decorative_fonts", glyphs.HELD_OUT_FONTS, 34),
+        ("thai_script", glyphs.SCRIPT_FONTS, 44),
+        ("oxygen_icons", [icons.HELD_OUT_THEME.package], 9),
     ],
 )
 def test_the_targets_are_of_some_size(tmp_path: Path, name: str, packages: list[Package], classes: int) -> None:

@@ -49,18 +49,18 @@ class Pool(NamedTuple):
 
 def fonts(root: Path, split: str, seed: int) -> Listing:
     """Capitals and digits by decorative fonts, one of each family; a third of the families tests."""
-    return _characters(root, "fonts", glyphs.HELD_OUT_FONTS, glyphs.CAPITALS, False, split, seed)
+    return _characters(root, "decorative_fonts", glyphs.HELD_OUT_FONTS, glyphs.CAPITALS, False, split, seed)
 
 
 def script(root: Path, split: str, seed: int) -> Listing:
     """Thai consonants by fonts of several weights and slants; a third of the families tests."""
-    return _characters(root, "script", glyphs.SCRIPT_FONTS, glyphs.THAI, True, split, seed)
+    return _characters(root, "thai_script", glyphs.SCRIPT_FONTS, glyphs.THAI, True, split, seed)
 
 
 def theme(root: Path, split: str, seed: int) -> Listing:
     """Icons of one theme, none twice, by what they are for; a stratified fifth tests."""
     classes = list(icons.LABELS.values())
-    pool = _pool(root, "icons", [icons.HELD_OUT_THEME.package], lambda: _draw_theme(classes))
+    pool = _pool(root, "oxygen_icons", [icons.HELD_OUT_THEME.package], lambda: _draw_theme(classes))
     return seeded_part(Listing(pool.images, pool.labels.tolist(), classes), split, seed)
 
 
