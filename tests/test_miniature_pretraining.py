@@ -152,7 +152,7 @@ def test_labels_are_for_supervision_alone(family, pictures):
     images, labels = images_of(pictures), pictures.labels[:16]
 
     def loss(labels: torch.Tensor) -> float:
-        return float(module.training_step((images, labels), 0))  # random numbers of step 0 each time
+        return module.training_step((images, labels), 0).item()  # random numbers of step 0 each time
 
     module.eval()  # batch statistics aside
     if family == "dino":
