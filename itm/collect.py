@@ -221,7 +221,13 @@ def show(table: pd.DataFrame, frame: pd.DataFrame, published: pd.DataFrame, cons
     words = ", ".join(f"{dataset}: {protocol}" for dataset, protocol in kinds.itertuples(index=False))
     print_table(console, table, f"Accuracy after fine-tuning, percent ({words})", digits=2)
     for dataset, deviation in noise(frame).items():
-        console.print(f"{dataset}: the seed alone moves an accuracy by {deviation:.2f} points (std)", markup=False)
+        low, high = table[dataset].min(), table[dataset].max()
+        console.print(
+            f"{dataset}: {low:.2f} to {high:.2f}; the seed alone moves an accuracy by {deviation:.2f} points (std)"
+            + (f", the models lie {(high - low) / deviation:.0f} times as far apart" if deviation else ""),
+            markup=False,
+            soft_wrap=True,
+        )
     for gap in gaps(frame):
         console.print(f"incomplete: {gap}", style="yellow", markup=False)
     both = compare(table, published)
