@@ -56,12 +56,19 @@ def by_metric(rankings: pd.DataFrame) -> pd.DataFrame:
         Index: scorers, best weighted tau first. Columns: the statistics, then ``models``, the fewest that one dataset
         had. Fewer than three models with both numbers give no value.
     """
-    table = _statistics(rankings).groupby("scorer").agg({**dict.fromkeys(METRICS, "mean"), "models": "min"})
+    table = statistics(rankings).groupby("scorer").agg({**dict.fromkeys(METRICS, "mean"), "models": "min"})
     return table.sort_values(next(iter(METRICS)), ascending=False)
 
 
-def _statistics(rankings: pd.DataFrame) -> pd.DataFrame:
-    """Every rank statistic and the number of models, a row per scorer and dataset of three models or more."""
+def statistics(rankings: pd.DataFrame) -> pd.DataFrame:
+    """Every rank statistic on every dataset, one by one.
+
+    Args:
+        rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``.
+
+    Returns:
+        A row per scorer and dataset with three models or more: ``scorer``, ``dataset``, the statistics and ``models``.
+    """
     known = rankings.dropna(subset=["score", "true_accuracy"])
     rows = []
     for (scorer, dataset), group in known.groupby(["scorer", "dataset"], sort=False):
@@ -167,14 +174,14 @@ def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
         where a scorer lacks a model somewhere.
     """
     full = with_priors(rankings)
-    statistics = _statistics(full)
+    each = statistics(full)
     first, paper, *_ = METRICS
-    datasets = list(dict.fromkeys(statistics["dataset"]))
-    table = statistics.pivot(index="scorer", columns="dataset", values=first)[datasets]
+    datasets = list(dict.fromkeys(each["dataset"]))
+    table = each.pivot(index="scorer", columns="dataset", values=first)[datasets]
     table["mean"] = table.mean(axis=1, skipna=False)
-    table[paper] = statistics.groupby("scorer")[paper].mean()
-    table["regret"] = statistics.groupby("scorer")["regret"].mean()
-    table["models"] = statistics.groupby("scorer")["models"].min()
+    table[paper] = each.groupby("scorer")[paper].mean()
+    table["regret"] = each.groupby("scorer")["regret"].mean()
+    table["models"] = each.groupby("scorer")["models"].min()
     table["seconds"] = rankings.groupby("scorer")["seconds"].sum()
     drawn, pooled = _over(full, resamples), over_subpools(full, size)
     table[["low", "high"]] = drawn.quantile([0.025, 0.975]).T

@@ -117,7 +117,8 @@ class Collect(Callback):
 class Standings(Collect):
     """Collects a multirun over datasets (``data.name``) into one table of scorers, see :mod:`itm.standings`.
 
-    ``<name>_rankings.csv`` has every ranking, ``<name>.csv``, ``.png`` and ``.svg`` the table and its figure.
+    ``<name>_rankings.csv`` has every ranking, ``<name>.csv``, ``.png`` and ``.svg`` the table and its figure;
+    ``<name>_statistics.csv`` comes with ``"benchmark"`` and has every rank statistic by scorer and dataset.
 
     Args:
         name: Name of the files.
@@ -171,6 +172,8 @@ class Standings(Collect):
         if self.against not in set(rankings["scorer"]):
             raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
         if self.table == "benchmark":
+            each = standings.statistics(standings.with_priors(rankings))
+            each.to_csv(folder / f"{self.name}_statistics.csv", index=False)
             table = standings.benchmark(rankings, self.size, self.against)
             return table, figures.standing_dots(table)
         values = standings.over_subpools(rankings, self.size)

@@ -11,7 +11,16 @@ from scipy.stats import kendalltau, weightedtau
 
 from itm import figures
 from itm.errors import SettingError
-from itm.standings import METRICS, benchmark, by_dataset, by_metric, over_subpools, stability
+from itm.standings import (
+    METRICS,
+    benchmark,
+    by_dataset,
+    by_metric,
+    over_subpools,
+    stability,
+    statistics,
+    with_priors,
+)
 from itm.sweep import Standings
 
 TRUTH = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0, "e": 50.0}
@@ -158,6 +167,16 @@ def test_a_multirun_ends_with_table_and_figure(table, radar, tmp_path, rankings,
     assert (tmp_path / "main.png").stat().st_size > 1000
     assert (tmp_path / "main.svg").is_file()
     assert "itm" in capsys.readouterr().out
+    assert (tmp_path / "main_statistics.csv").is_file() == (table == "benchmark")
+
+
+def test_every_statistic_of_every_dataset_is_kept(rankings):
+    rows = statistics(with_priors(rankings)).set_index(["scorer", "dataset"])
+    assert rows.loc[("parameters (prior)", "elpv"), "regret"] == 40
+    assert rows.loc[("itm", "elpv"), "tau_w (scipy)"] == pytest.approx(
+        weightedtau([90, 80, 70, 60, 50], [5, 4, 3, 1, 2])[0]
+    )
+    assert set(METRICS) < set(rows.columns)
 
 
 def test_without_true_accuracies_it_says_what_is_missing(tmp_path, rankings, capsys):
