@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 
 recipe=${1:?"expected: regenerate.sh cpu, or gpu"}
 case $recipe in
-  cpu) workers=2 trainer=cpu images=1000 ;;
+  cpu) workers=2 trainer=cpu images=500 ;;
   gpu) workers=4 trainer=gpu images=null ;;
   *) echo "regenerate.sh $recipe: expected cpu or gpu" >&2; exit 2 ;;
 esac
