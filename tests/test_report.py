@@ -88,8 +88,8 @@ def test_figures_draw_few_and_many_models(count):
     scores = {f"a_rather_long_model_name_{i}": (i / 20, i / 20 + 0.1) for i in range(count)}
     assert len(figures.score_bars(ranking(**scores)).axes[0].patches) == count
     curves = figures.score_curves(ranking(curve=True, **scores))
-    looks = {(line.get_color(), line.get_linestyle()) for line in curves.axes[0].lines}
-    assert len(looks) == count, "every model has its own colour and dash"
+    looks = {(line.get_color(), line.get_marker()) for line in curves.axes[0].lines}
+    assert len(looks) == count, "every model has its own colour and marker"
     assert figures.score_curves(ranking(**scores)) is None
     assert figures.as_data_uri(curves).startswith("data:image/png;base64,")
 
