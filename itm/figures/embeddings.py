@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from itm.figures.style import COLOURS, MARKERS, STYLE, blank, panels
 
 _EXPLAINED = {
-    "per_dim": "distance, every dimension\nin its own deviations (per_dim)",
+    "per_dim": "distance in standard deviations\nof each dimension (per_dim)",
     "rms": "the same divided by the root of\nthe number of dimensions (rms)",
 }
 _NAMED = 20  # classes that a legend names
