@@ -25,6 +25,7 @@ from itm.scorers import LogME
         ({"a": (0.9,), "b": (0.5,)}, "a leads b by 0.4."),
         ({"a": (0.9,)}, "one model only"),
         ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a and b share the first place."),
+        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b and c share the first place."),
     ],
 )
 def test_verdict_measures_the_lead_against_the_spread(runs, words):
@@ -70,6 +71,8 @@ def test_files_hold_the_whole_report(report, tmp_path):
     assert "c&lt;i&gt;" in page
     assert "c<i>" not in page
     assert "no source logits" in page
+    assert page.count("the best value of a curve") == 1, "only one of the two scorers has curves"
+    assert page.count("<th>± std</th>") == 1, "one seed has no deviation"
 
 
 def test_console_shows_names_and_reasons_as_they_are(report):
