@@ -197,7 +197,8 @@ def verdict(ranking: Ranking) -> str:
     best, second = ranking.entries[:2]
     margin = best.score - second.score
     if margin == 0:
-        return f"{ranking.name}: {best.model} and {second.model} share the first place."
+        *others, last = [entry.model for entry in ranking.entries if entry.score == best.score]
+        return f"{ranking.name}: {', '.join(others)} and {last} share the first place."
     words = f"{ranking.name}: {best.model} leads {second.model} by {margin:.3g}"
     spread = max(best.std or 0.0, second.std or 0.0)
     if spread == 0:

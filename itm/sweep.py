@@ -20,7 +20,7 @@ from rich.table import Table
 
 from itm import figures, standings
 from itm.errors import ItmError, unknown
-from itm.figures import save, sweep_dots, sweep_lines
+from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole r
 _ROW = ("scorer", "model", "rank")  # what a row is of: the override `scorer=[...]` is told by the rows
 _WIDE = 9  # columns of numbers that fit beside the scorers' names
 _TABLES = ("datasets", "metrics", "subpools", "benchmark")
-_DRAW = {"lines": sweep_lines, "dots": sweep_dots}
+_DRAW = {"lines": sweep_lines, "dots": sweep_dots, "spread": sweep_spread}
 
 
 class Collect(Callback):
@@ -44,7 +44,7 @@ class Collect(Callback):
         x: Swept setting on the horizontal axis, or told apart by colour, by the last word of its key.
         line: Swept setting that tells lines or dots of one ``x`` apart, or None.
         values: Columns to draw, one panel each.
-        figure: ``"lines"`` over numbers, ``"dots"`` for words.
+        figure: ``"lines"`` over numbers, ``"dots"`` for words, ``"spread"`` for a setting that should not matter.
         names: Words for values of ``x`` that do not speak for themselves.
     """
 
@@ -54,7 +54,7 @@ class Collect(Callback):
         x: str,
         line: str | None = None,
         values: Sequence[str] = ("score", "seconds"),
-        figure: Literal["lines", "dots"] = "lines",
+        figure: Literal["lines", "dots", "spread"] = "lines",
         names: Mapping[str, str] | None = None,
     ) -> None:
         if figure not in _DRAW:
@@ -100,18 +100,26 @@ class Collect(Callback):
         job_return.return_value, job_return.status = None, JobStatus.COMPLETED
 
     def _finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
-        draw = _DRAW[self.figure]
-        pictures = [save(draw(frame, self.x, self.line, self.values), folder / self.name)[0]]
+        draw, title = _DRAW[self.figure], self._title(config)
+        shown = frame.assign(model=frame["model"] + ", " + frame["scorer"]) if frame["scorer"].nunique() > 1 else frame
+        pictures = [save(draw(shown, self.x, self.line, self.values, title), folder / self.name)[0]]
         if "tau_w" in frame:
             rankings = frame.drop_duplicates(["job", "scorer"]).drop(columns="model")
             rankings = rankings.rename(columns={"scorer": "model", **_TRUTH})
-            figure = draw(rankings, self.x, self.line, list(_TRUTH.values()))
+            figure = draw(rankings, self.x, self.line, list(_TRUTH.values()), title)
             pictures += save(figure, folder / f"{self.name}_truth")[:1]
         _show(self.name, frame, [self.x, *([self.line] if self.line else [])])
         print(f"Table and figure: {folder / self.name}.csv, {', '.join(map(str, pictures))}")
         if "_target_" in config.tracking:
             settings = {"collects": self.name, "data": OmegaConf.to_container(config.data)}
             instantiate(config.tracking).log_table(self.name, frame, pictures, folder, settings)
+
+    def _title(self, config: DictConfig) -> str:
+        """What a figure is of: nobody could tell from the axes which images were scored."""
+        limit, seeds = config.data.limit, config.seeds
+        images = "all images" if limit is None else f"{limit} images"
+        drawn = "" if self.x == "seed" else f", {seeds} seed{'s' * (seeds > 1)}"
+        return f"{self.name}: {config.data.name}, {images}{drawn}"
 
 
 class Standings(Collect):
@@ -163,21 +171,26 @@ class Standings(Collect):
             )
 
     def _sum_up(self, rankings: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, Any]:
+        models, data = rankings["model"].nunique(), ", ".join(rankings["dataset"].unique())
+        title = f"{self.name}: {models} models on {data}"
         if self.table == "metrics":
             table = standings.by_metric(rankings)
-            return table, figures.standing_dots(table[list(standings.METRICS)[:6]])
+            return table, figures.standing_dots(table[[*list(standings.METRICS)[:6], "models"]], title)
         if self.table == "datasets":
             table = standings.by_dataset(self._comparisons(rankings, folder), rankings)
-            return table, figures.radar(table) if self.radar else figures.standing_dots(table)
+            if self.radar:
+                return table, figures.radar(table, title=f"{title}\n{figures.words('tau_w (scipy)')}")
+            return table, figures.standing_dots(table, title, standings.chance(models))
         if self.against not in set(rankings["scorer"]):
             raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
         if self.table == "benchmark":
             each = standings.statistics(standings.with_priors(rankings))
             each.to_csv(folder / f"{self.name}_statistics.csv", index=False)
             table = standings.benchmark(rankings, self.size, self.against)
-            return table, figures.standing_dots(table)
+            return table, figures.standing_dots(table, title, standings.chance(models))
         values = standings.over_subpools(rankings, self.size)
-        return standings.stability(values, self.against), figures.subpool_scatter(values, self.against)
+        title += f"\n{figures.words('tau_w (scipy)')}, mean of the datasets; a point is one of {len(values)} sub-pools"
+        return standings.stability(values, self.against), figures.subpool_scatter(values, self.against, title)
 
     def _comparisons(self, rankings: pd.DataFrame, folder: Path) -> pd.DataFrame:
         found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}

@@ -252,9 +252,8 @@ def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.Capture
         Report(images, ranked, facts, comparison=found).to_frame().to_csv(job / "ranking.csv", index=False)
         found.to_frame().to_csv(job / "comparison.csv", index=False)
         (job / ".hydra" / "overrides.yaml").write_text(f"- scorer.itm.batch_size={batch}\n", encoding="utf-8")
-    Collect("s", x="batch_size").on_multirun_end(
-        OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}, "data": {}})
-    )
+    config = {"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}, "data": {"name": "d", "limit": 9}, "seeds": 2}
+    Collect("s", x="batch_size").on_multirun_end(OmegaConf.create(config))
     frame = collect(tmp_path).groupby(["batch_size", "scorer"])[["tau_w", "regret", "prior_tau_w"]].first()
     assert frame.loc[(1, "itm")].tolist() == [1.0, 0.0, -1.0]
     assert frame.loc[(64, "itm")].tolist() == [-1.0, 20.0, -1.0]
@@ -262,6 +261,10 @@ def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.Capture
     assert frame.loc[(64, "logme")].isna().tolist() == [True, True, False], "two models are no comparison"
     assert {path.name for path in tmp_path.glob("s*.*")} == {"s.png", "s.svg", "s_truth.png", "s_truth.svg"}
     assert "has -1.00." in capsys.readouterr().out
+    drawn = (tmp_path / "s.svg").read_text("utf-8")
+    assert all(word in drawn for word in ("s: d, 9 images, 2 seeds", "a, itm", "a, logme")), (
+        "scorers have their own lines"
+    )
 
 
 TINY = ("~zoo", *(f"+zoo.{name}={{model: resnet10t, image_size: 32, seed: {seed}}}" for seed, name in enumerate("abc")))

@@ -13,6 +13,7 @@ import itm.scorers
 from itm import groundtruth
 from itm.grid import Grid
 from itm.scorers.base import Scorer
+from itm.truth import find_truth
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEVERAL = {"all", "itm_variants"}  # configs of several scorers
@@ -134,6 +135,23 @@ def test_experiments_compose_and_every_job_can_be_built(name):
             jobs = composed(f"+experiment={name}", f"{key}={value}")
             for node in jobs.scorer.values():
                 instantiate(node)
+
+
+PAPER = ("zoo=paper10", "trainer=v100", "groundtruth=paper", "data.limit=null")
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiments_compose_with_the_paper_s_models_and_data(name):
+    cfg = composed(f"+experiment={name}", *PAPER, "data.name=pets")
+    assert set(cfg.zoo) == set(groundtruth.PAPER10)
+    assert (cfg.data.name, cfg.data.limit, cfg.trainer.accelerator) == ("pets", None, "cuda")
+
+
+def test_the_paper_s_models_have_their_published_accuracy_on_its_data():
+    for data in groundtruth.PAPER_COLUMN:
+        truth = find_truth("paper", data, list(groundtruth.PAPER10), CONFIGS)
+        assert truth is not None
+        assert set(groundtruth.PAPER10) <= set(truth.accuracy), data
 
 
 def test_cuda_trainers_name_what_is_missing():

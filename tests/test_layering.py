@@ -39,7 +39,7 @@ OWNERS = {
     "wandb": {"tracking"},
     "timm": {"adaptation", "backbones", "networks"},
     "peft": {"adaptation"},
-    "matplotlib": {"analysis", "figures"},
+    "matplotlib": {"figures"},
     "jinja2": {"report"},
     "fontTools": {"miniature.glyphs"},
     "kornia": {"miniature.views"},

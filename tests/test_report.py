@@ -25,6 +25,7 @@ from itm.scorers import LogME
         ({"a": (0.9,), "b": (0.5,)}, "a leads b by 0.4."),
         ({"a": (0.9,)}, "one model only"),
         ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a and b share the first place."),
+        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b and c share the first place."),
     ],
 )
 def test_verdict_measures_the_lead_against_the_spread(runs, words):
@@ -70,6 +71,8 @@ def test_files_hold_the_whole_report(report, tmp_path):
     assert "c&lt;i&gt;" in page
     assert "c<i>" not in page
     assert "no source logits" in page
+    assert page.count("the best value of a curve") == 1, "only one of the two scorers has curves"
+    assert page.count("<th>± std</th>") == 1, "one seed has no deviation"
 
 
 def test_console_shows_names_and_reasons_as_they_are(report):
@@ -88,8 +91,8 @@ def test_figures_draw_few_and_many_models(count):
     scores = {f"a_rather_long_model_name_{i}": (i / 20, i / 20 + 0.1) for i in range(count)}
     assert len(figures.score_bars(ranking(**scores)).axes[0].patches) == count
     curves = figures.score_curves(ranking(curve=True, **scores))
-    looks = {(line.get_color(), line.get_linestyle()) for line in curves.axes[0].lines}
-    assert len(looks) == count, "every model has its own colour and dash"
+    looks = {(line.get_color(), line.get_marker()) for line in curves.axes[0].lines}
+    assert len(looks) == count, "every model has its own colour and marker"
     assert figures.score_curves(ranking(**scores)) is None
     assert figures.as_data_uri(curves).startswith("data:image/png;base64,")
 

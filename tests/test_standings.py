@@ -198,7 +198,8 @@ def test_figures_name_every_scorer(comparisons, rankings):
     legend = [text.get_text() for text in figures.radar(table).axes[0].get_legend().get_texts()]
     assert legend == list(table.index)
     panels = figures.subpool_scatter(over_subpools(rankings, 4), "itm").axes
-    assert [axes.get_xlabel() for axes in panels] == ["logme"]
+    assert [axes.get_xlabel() for axes in panels] == ["tau_w of logme"]
+    assert [axes.get_title() for axes in panels] == ["itm wins 100%"]
 
 
 def test_a_misspelt_scorer_to_compare_with_is_named_after_the_rankings_are_kept(tmp_path, rankings):

@@ -12,7 +12,6 @@ import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from itm.errors import ItmError
 from itm.features import Features
-from itm.figures import save
+from itm.figures import Figure, save
 from itm.scorers import ITM
 from itm.zoo import SETTINGS, features_of_zoo
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
 from itm.dva import Standardize, adaptive_steps, class_distances
 from itm.features import Features
-from itm.figures import COLOURS, STYLE
+from itm.figures import Figure, distance_violins
 from itm.scorers import ITM
 from itm.scorers.base import check
 
@@ -44,24 +42,4 @@ def distance_statistics(
                 {"data": data, "standardize": standardize, "model": model, **spread, "dim": features.dim, "n": n}
             )
             clouds[standardize, model] = distances.numpy()
-    return pd.DataFrame(rows), _violins(clouds, data)
-
-
-def _violins(clouds: Mapping[tuple[str, str], Any], data: str) -> Figure:
-    words = list(dict.fromkeys(word for word, _ in clouds))
-    models = list(dict.fromkeys(model for _, model in clouds))
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(1.8 + 3.6 * len(words), 0.9 + 0.5 * len(models)), layout="constrained")
-        for place, word in enumerate(words, 1):
-            axes = figure.add_subplot(1, len(words), place)
-            drawn = axes.violinplot(
-                [clouds[word, model] for model in models], range(len(models)), orientation="horizontal",
-                showmeans=True, showextrema=False, widths=0.8,
-            )  # fmt: skip
-            for body in drawn["bodies"]:  # type: ignore[attr-defined]
-                body.set_facecolor(COLOURS[0])
-            axes.set_yticks(range(len(models)), models if place == 1 else [""] * len(models))
-            axes.set_ylim(len(models) - 0.5, -0.5)
-            axes.grid(visible=False, axis="y")
-            axes.set_xlabel(f"distance to the class mean\n{data}, standardize={word}")
-    return figure
+    return pd.DataFrame(rows), distance_violins(clouds, data)

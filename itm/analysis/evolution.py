@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from itm.features import Features
-from itm.figures import STYLE
+from itm.figures import Figure, evolution_planes
 from itm.scorers import ITM
 from itm.scorers.base import check
 
@@ -66,7 +64,9 @@ def embedding_evolution(
         for model, states in found.items()
         for s in states
     ]
-    return pd.DataFrame(rows), _scatter(found)
+    table = pd.DataFrame(rows)
+    planes = {(model, s.iteration): (s.plane, s.y) for model, states in found.items() for s in states}
+    return table, evolution_planes(table, planes)
 
 
 def _state(features: Features, itm: ITM, model: str, iteration: int) -> State:
@@ -85,18 +85,3 @@ def _plane(embeddings: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     flat: np.ndarray = TSNE(perplexity=perplexity, random_state=seed).fit_transform(narrow)
     return flat
-
-
-def _scatter(found: Mapping[str, list[State]]) -> Figure:
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7.2, 2.4 * len(found)), layout="constrained")
-        grid = figure.subplots(len(found), 3, squeeze=False)
-        for row, (model, states) in zip(grid, found.items(), strict=True):
-            for axes, state in zip(row, states, strict=True):
-                palette = "tab20" if state.y.max() >= 10 else "tab10"
-                vmax = 19 if palette == "tab20" else 9  # class k is colour k
-                axes.scatter(*state.plane.T, c=state.y % 20, cmap=palette, vmin=0, vmax=vmax, s=10, linewidths=0)
-                axes.set(xticks=[], yticks=[], xlabel=f"iteration {state.iteration}")
-                axes.set_title(f"{state.accuracy:.1%}", loc="left", fontsize=9)
-            row[0].set_ylabel(model, fontsize=8)
-    return figure

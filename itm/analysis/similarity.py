@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itm.features import Features
-from itm.figures import STYLE
+from itm.figures import Figure, similarity_image
 from itm.scorers import ITM
 from itm.scorers.base import check
 
@@ -43,11 +40,10 @@ def wz_similarity(pool: Mapping[str, Features], itm: ITM, data: str, folder: Pat
     everything = {pair: basis for file in sorted(kept.glob("*.safetensors")) for pair, basis in load_file(file).items()}
     pairs = sorted(everything, key=lambda pair: pair.rpartition(" on ")[::-1])
     table = pd.DataFrame(
-        [[subspace_similarity(everything[a], everything[b]) for b in pairs] for a in pairs], columns=pairs
+        [[subspace_similarity(everything[a], everything[b]) for b in pairs] for a in pairs], index=pairs, columns=pairs
     )
-    figure = _image(table, pairs)
-    table.insert(0, "pair", pairs)
-    return table, figure
+    figure = similarity_image(table)
+    return table.rename_axis("pair").reset_index(), figure
 
 
 def subspace_similarity(u: Tensor, v: Tensor) -> float:
@@ -67,21 +63,3 @@ def subspace_similarity(u: Tensor, v: Tensor) -> float:
     if len(u) != len(v):
         return float("nan")
     return float((u.T @ v).square().sum()) / min(u.shape[1], v.shape[1])
-
-
-def _image(table: pd.DataFrame, pairs: list[str]) -> Figure:
-    side = 2.6 + 0.34 * len(pairs)
-    with mpl.rc_context(STYLE | {"axes.grid": False}):  # type: ignore[arg-type]
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.add_subplot()
-        values = table.to_numpy(dtype=float)
-        apart = values[~np.eye(len(values), dtype=bool)]
-        top = float(np.nanmax(apart)) if np.isfinite(apart).any() else 1.0
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
-        for (row, column), value in np.ndenumerate(values):
-            shade = "white" if value > 0.6 * top else "black"
-            words = "-" if np.isnan(value) else f"{value:.3f}".removeprefix("0")
-            axes.text(column, row, words, ha="center", va="center", fontsize=6, color=shade)
-        axes.set_xticks(range(len(pairs)), pairs, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(pairs)), pairs, fontsize=7)
-    return figure

@@ -1,0 +1,28 @@
+"""Every figure of the project, in one style."""
+
+from matplotlib.figure import Figure
+
+from itm.figures.embeddings import distance_violins, evolution_planes, similarity_image
+from itm.figures.rankings import score_bars, score_curves, truth_scatter
+from itm.figures.standings import radar, standing_dots, subpool_scatter
+from itm.figures.style import as_data_uri, save, words
+from itm.figures.sweeps import sweep_dots, sweep_lines, sweep_spread
+
+__all__ = [
+    "Figure",
+    "as_data_uri",
+    "distance_violins",
+    "evolution_planes",
+    "radar",
+    "save",
+    "score_bars",
+    "score_curves",
+    "similarity_image",
+    "standing_dots",
+    "subpool_scatter",
+    "sweep_dots",
+    "sweep_lines",
+    "sweep_spread",
+    "truth_scatter",
+    "words",
+]

@@ -1,0 +1,109 @@
+"""Figures of one run: scores, their curves, and scores against the true accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from scipy.optimize import isotonic_regression
+
+from itm.figures.style import STYLE, blank, legend_beside, looks, panels
+from itm.ranking import Ranking
+
+
+def score_bars(ranking: Ranking) -> Figure:
+    """Scores of one ranking, best on top, with the standard deviation over seeds as whiskers.
+
+    Bars from zero, or dots where a score is below zero: the longest bar would be the worst.
+    """
+    entries = ranking.entries[::-1]
+    figure, (axes,) = panels(1, 6.4, 0.9 + 0.34 * len(entries))
+    spread = [entry.std or 0.0 for entry in entries] if any(entry.std for entry in entries) else None
+    names, scores = [entry.model for entry in entries], [entry.score for entry in entries]
+    if min(scores) < 0:
+        axes.errorbar(scores, names, xerr=spread, fmt="o", capsize=3)
+    else:
+        axes.barh(names, scores, xerr=spread, capsize=3)
+        axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    seeds = max(len(entry.runs) for entry in entries)
+    axes.set_xlabel(f"{ranking.name} score" + (f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""))
+    return figure
+
+
+def score_curves(ranking: Ranking) -> Figure | None:
+    """Held-out score over training iterations, a line per model with the range over seeds; None without curves."""
+    curves = {e.model: [run.details["curve"] for run in e.runs] for e in ranking.entries if "curve" in e.details}
+    if not curves:
+        return None
+    figure, (axes,) = panels(1, 6.4, 3.4)
+    styles, seeds = looks(curves), max(map(len, curves.values()))
+    for model, runs in curves.items():
+        frame, style = pd.DataFrame(runs), styles[model]
+        axes.plot(frame.columns, frame.mean(), markersize=4, label=model, **style)
+        axes.fill_between(frame.columns, frame.min(), frame.max(), color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(f"{ranking.name} score" + (f"\n(mean and range of {seeds} seeds)" if seeds > 1 else ""))
+    legend_beside(axes)
+    return figure
+
+
+def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Figure:
+    """Score against true accuracy, a panel per scorer; models are named at the right-hand end of each row.
+
+    Args:
+        rankings: The first six are drawn, with the standard deviation over seeds as whiskers.
+        truth: Accuracy after fine-tuning by model, percent; models without one are left out.
+    """
+    drawn = rankings[:6]
+    models = sorted((m for m in truth if any(m in r.scores for r in drawn)), key=lambda m: truth[m])
+    styles = looks(models)
+    columns = {4: 2}.get(len(drawn), min(3, len(drawn)))
+    rows, inside = math.ceil(len(drawn) / columns), max(2.2, 0.16 * len(models))  # a line of small print per model
+    margin = 0.08 * (truth[models[-1]] - truth[models[0]]) or 1.0
+    with mpl.rc_context(STYLE):
+        figure = blank(1.9 + 2.5 * columns, rows * (inside + 0.7))
+        grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.0] * columns + [0.1])
+        for place, ranking in enumerate(drawn):
+            row, column = divmod(place, columns)
+            axes = figure.add_subplot(grid[row, column])
+            for entry in (entry for entry in ranking.entries if entry.model in styles):
+                look = styles[entry.model]
+                axes.errorbar(entry.score, truth[entry.model], xerr=entry.std, capsize=2, markersize=5, **look)
+            seeds = max(len(entry.runs) for entry in ranking.entries)
+            axes.set_xlabel(f"{ranking.name} score" + (f"\nmean ± std of {seeds} seeds" if seeds > 1 else ""))
+            axes.set_ylim(truth[models[0]] - margin, truth[models[-1]] + margin)
+            axes.margins(x=0.1)
+            axes.locator_params(axis="x", nbins=4)
+            axes.tick_params(axis="y", labelleft=column == 0)
+            if column == 0:
+                axes.set_ylabel("accuracy after\nfine-tuning (%)")
+            if column == columns - 1 or place == len(drawn) - 1:
+                beside = figure.add_subplot(grid[row, column + 1])
+                _name_rows(axes, beside, {m: truth[m] for m in models}, styles, inside)
+    return figure
+
+
+def _name_rows(
+    panel: Axes, axes: Axes, places: Mapping[str, float], styles: Mapping[str, dict[str, Any]], inside: float
+) -> None:
+    """Marker and name of each model beside a panel, ascending, moved apart as little as need be; ``inside``: inches."""
+    low, high = panel.get_ylim()
+    axes.set_ylim(low, high)
+    axes.set_axis_off()
+    steps = np.arange(len(places)) * min(0.15 / inside, 1 / len(places)) * (high - low)
+    free = isotonic_regression(np.fromiter(places.values(), float) - steps).x
+    apart = np.clip(free, low, max(low, high - steps[-1])) + steps
+    from_edge = panel.figure.dpi_scale_trans + ScaledTranslation(0, 0, axes.transAxes)  # type: ignore[arg-type]
+    inches = blended_transform_factory(from_edge, axes.transData)
+    for (name, place), at in zip(places.items(), apart, strict=True):
+        axes.plot([0, 0.15], [place, at], color="0.6", linewidth=0.7, transform=inches, clip_on=False)
+        axes.plot(0.22, at, markersize=5, transform=inches, clip_on=False, **styles[name])
+        axes.text(0.32, at, name, fontsize=8, va="center", transform=inches)

@@ -1,0 +1,101 @@
+"""The style of all figures: colours, sizes, words for columns, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import LogLocator, NullFormatter
+
+# Okabe and Ito's palette: told apart with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv"
+STYLE: Any = {
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+    "figure.dpi": 110,
+    "svg.fonttype": "none",
+}
+WORDS = {
+    "batch_size": "batch size (images)",
+    "eta": "inner learning rate η",
+    "eta_lambda_max": "η·λ_max (above 2 η is lowered)",
+    "n": "inner steps n",
+    "n_b": "added steps n_b",
+    "regret (points)": "regret (accuracy points)",
+    "score": "score",
+    "seconds": "scoring time (s)",
+    "steps": "inner steps n",
+    "tau_w (scipy)": "weighted Kendall's tau (scipy's)",
+}
+"""What a column is called on an axis or over a legend; others by their own name."""
+
+
+def words(column: str) -> str:
+    """The name of a column as a reader sees it."""
+    return WORDS.get(column, column)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker by name: the same in every figure of the same names, and none twice up to 35 of them."""
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
+        for i, name in enumerate(sorted(names))
+    }
+
+
+def panels(count: int, width: float, height: float, title: str | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with some axes side by side, all in the style."""
+    figure = blank(width, height, title)
+    with mpl.rc_context(STYLE):
+        return figure, [figure.add_subplot(1, count, place) for place in range(1, count + 1)]
+
+
+def blank(width: float, height: float, title: str | None = None) -> Figure:
+    """A figure without axes, of so many inches."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        if title:
+            figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        return figure
+
+
+def legend_beside(axes: Axes, **settings: Any) -> None:
+    """The legend to the right of the axes, where it hides nothing."""
+    axes.legend(**{"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "fontsize": 8, **settings})
+
+
+def logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at the powers of ten; where it spans few, at 2 and 5 times them, too."""
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    low, high = axes.get_xlim() if direction == "x" else axes.get_ylim()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as ``<path>.png`` and ``<path>.svg``; returns both paths."""
+    files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for file in files:
+        figure.savefig(file, bbox_inches="tight")
+    return files
+
+
+def as_data_uri(figure: Figure) -> str:
+    """A figure as a PNG inside a ``data:`` address, for a page that needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=150)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

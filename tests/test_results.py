@@ -1,0 +1,73 @@
+"""What experiments/README.md and experiments/results say: of experiments that exist, numbers that the tables hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "experiments" / "README.md").read_text("utf-8")
+RESULTS = ROOT / "experiments" / "results"
+NAMES = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+OF_DATASETS = {"cnn_table", "main_table", "radar", "rank_metrics", "stability", "wz_similarity"}
+OF_MINIATURE = {"miniature", "miniature_ablations"}
+DATASETS = ("digits", "elpv", "fashion_mnist")
+
+
+def row(name: str) -> str:
+    """The row of an experiment in the README's tables."""
+    (found,) = (line for line in README.splitlines() if line.startswith("|") and f"| `{name}` |" in line)
+    return found
+
+
+def means(name: str, column: str, dataset: str, order: list[str] | None = None) -> str:
+    frame = pd.read_csv(RESULTS / name / f"{dataset}.csv", keep_default_na=False, na_values=[""])
+    if "shift" in frame:
+        frame = frame[frame["shift"]]
+    found = frame.groupby(column, sort=False)["score"].mean()
+    return ", ".join(f"{value:.3f}" for value in (found if order is None else found[order]))
+
+
+def test_the_tables_name_the_experiments_that_there_are():
+    rows = [line.split("|")[2].strip() for line in README.splitlines() if line.startswith("|") and "`" in line]
+    assert {word.strip("`") for word in rows if word.startswith("`")} == NAMES - OF_MINIATURE
+    assert set(re.findall(r"\+experiment=(\w+)", README)) <= NAMES
+    assert all(f"+experiment={name}`" in README for name in OF_MINIATURE)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - OF_MINIATURE))
+def test_every_experiment_has_a_table_and_a_figure_and_its_command_beside_them(name):
+    files = ["_".join(DATASETS)] if name in OF_DATASETS else DATASETS
+    for file in files:
+        assert len(pd.read_csv(RESULTS / name / f"{file}.csv"))
+        assert (RESULTS / name / f"{file}.png").read_bytes().startswith(b"\x89PNG")
+    commands = (RESULTS / "README.md").read_text("utf-8")
+    assert re.search(rf"`{name}/.*`\+experiment={name} ", commands)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "order"),
+    [
+        ("ablation_centers", "centers", None),
+        ("ablation_eta", "eta", None),
+        ("ablation_fixed_n", "steps", None),
+        ("ablation_heldout", "heldout", None),
+        ("ablation_loss", "loss", None),
+        ("ablation_scaling", "scaling", ["unit", "l2", "none", "standardize"]),
+    ],
+)
+def test_mean_scores_are_those_of_the_tables(name, column, order):
+    assert "; ".join(means(name, column, dataset, order) for dataset in DATASETS) in row(name)
+
+
+def test_weighted_taus_are_those_of_the_tables():
+    table = pd.read_csv(RESULTS / "main_table" / "digits_elpv_fashion_mnist.csv", index_col="scorer")
+    said = {"SFDA": "sfda", "GBC": "gbc", "TransRate": "transrate", "H-score": "hscore", "**ITM": "itm"}
+    said |= {"linear probe": "linear_probe", "LogME": "logme", "kNN": "knn", "LEAD": "lead"}
+    said |= {'"mean rank elsewhere"': "mean rank elsewhere (prior)"}
+    for words, scorer in said.items():
+        assert f"{words} {table.loc[scorer, 'mean']:.2f}" in row("main_table"), scorer
+    assert f"ITM {table.loc['itm', 'seconds']:.0f} of {table['seconds'].sum():.0f} s in all" in row("main_table")
