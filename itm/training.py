@@ -15,7 +15,6 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from torch.utils.data import DataLoader
 
 from itm import provenance
 from itm.backbones import Backbone
@@ -243,13 +242,14 @@ class _Attempt:
 
     def _data(self, backbone: Backbone, train: ImageSet, test: ImageSet) -> TransferData:
         protocol = self.cell.protocol
-        return _Batches.from_images(
+        return TransferData.from_images(
             train,
             test,
             train_transform=train_transform(backbone, scale=protocol.crop_scale, flip=protocol.flip),
             eval_transform=backbone.transform,
             batch_size=self.batching.micro,
             workers=self.machine.processes,
+            pin=self.machine.accelerator == "cuda",
             seed=self.cell.seed,
         )
 
@@ -275,21 +275,6 @@ class _Attempt:
             )
             with interruptible(trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=last.find())
-
-
-class _Batches(TransferData):
-    """Pinned in memory where a GPU fetches them."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return _pinned(super().train_dataloader())
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return _pinned(super().val_dataloader())
-
-
-def _pinned(loader: DataLoader[Any]) -> DataLoader[Any]:
-    loader.pin_memory = torch.cuda.is_available()
-    return loader
 
 
 class _AfterEpoch(Checkpoint):
