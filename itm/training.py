@@ -6,6 +6,7 @@ import copy
 import gc
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,8 +98,22 @@ class Machine:
             raise SettingError(
                 f"trainer.accelerator=cuda: torch {torch.__version__} finds no CUDA device; set trainer=cpu."
             )
-        if precision == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+        capability = torch.cuda.get_device_capability()
+        if capability < (oldest := _oldest_supported()):
+            raise SettingError(
+                "trainer.accelerator=cuda: this GPU has compute capability {}.{}, torch {} was built for {}.{} and "
+                "newer; install a build that supports it, for a V100 torch<2.11.".format(
+                    *capability, torch.__version__, *oldest
+                )
+            )
+        if precision == "bf16" and capability < (8, 0):
             raise SettingError("trainer.precision=bf16: this GPU has no bfloat16 units; set trainer=v100.")
+
+
+def _oldest_supported() -> tuple[int, int]:
+    """The lowest compute capability that this build of torch has kernels for, ``sm_75`` being (7, 5)."""
+    numbers = [int(re.sub(r"\D", "", word)) for word in torch.cuda.get_arch_list()]  # sm_90a, compute_120
+    return divmod(min(numbers, default=0), 10)
 
 
 @dataclass(frozen=True)

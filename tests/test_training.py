@@ -243,3 +243,20 @@ def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
     }
     with pytest.raises(SettingError, match=words):
         Machine.of(settings | {"gradient_checkpointing": False})
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "words"),
+    [
+        ((7, 0), "16", "compute capability 7.0.*built for 7.5.*torch<2.11"),
+        ((7, 5), "bf16", "trainer=v100"),
+        ((12, 0), "bf16", None),
+    ],
+)
+def test_a_gpu_that_the_build_or_the_precision_does_not_suit_is_told(monkeypatch, capability, precision, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
+    machine = Machine(accelerator="cuda")
+    with pytest.raises(SettingError, match=words) if words else nullcontext():
+        machine.check(precision)
