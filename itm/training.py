@@ -214,11 +214,11 @@ class _Attempt:
             data = self._data(backbone, train, test)
             module = self._module(backbone, len(train.classes))
             self._fit(module, data, LastCheckpoint(folder))
-        except torch.OutOfMemoryError:
-            return None
         except (DataError, StoreError):
             raise
         except Exception as error:
+            if _out_of_memory(error):
+                return None
             if not isinstance(error, ItmError):
                 _log.debug("%s", self.cell, exc_info=True)
             return self.record(module, _reason(error))
@@ -310,6 +310,13 @@ class _AfterEpoch(Checkpoint):
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self.last.save(trainer.save_checkpoint)
         self.advance(1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether fewer images at once may help; the CPU's allocator, cuBLAS and cuDNN have no exception class for it."""
+    words = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, torch.OutOfMemoryError)
 
 
 def _reason(error: Exception) -> str:
