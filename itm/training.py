@@ -269,9 +269,8 @@ class _Attempt:
         )
 
     def _fit(self, module: FineTuneModule, data: TransferData, last: LastCheckpoint) -> None:
-        epochs, cuda = self.cell.protocol.epochs, self.machine.accelerator == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
+        epochs = self.cell.protocol.epochs
+        provenance.reset_peak_memory(self.machine.accelerator)
         with quiet_lightning(), no_driver_probe(), show_progress(str(self.cell), epochs, unit="epochs") as advance:
             trainer = L.Trainer(
                 accelerator=self.machine.accelerator,

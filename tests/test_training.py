@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from itm.errors import DataError, SettingError
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
 from itm.protocol import Protocol
+from itm.provenance import peak_memory, reset_peak_memory
 from itm.resume import LastCheckpoint
 from itm.training import Batching, Machine, train_cell
 
@@ -155,6 +158,29 @@ def test_out_of_memory_halves_the_images_at_once_and_keeps_the_batch(cells, vit,
     # neither batch normalisation nor dropout: the same gradients, so the same numbers but for rounding
     for one, other in zip(numbers(record), numbers(whole), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def cpu_without_memory() -> RuntimeError:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [cpu_without_memory(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")])
+def test_memory_that_runs_out_elsewhere_halves_too(cells, vit, monkeypatch, error):
+    break_in(monkeypatch, error, lambda module, images: len(images) > 4)
+    record = train(cells, vit)
+    assert record.error is None
+    assert record.facts["images_at_once"] == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the counter")
+def test_peak_memory_is_counted_anew():
+    block = torch.ones(100 * 2**20, dtype=torch.uint8)
+    before = peak_memory("cpu")
+    del block
+    reset_peak_memory("cpu")
+    assert peak_memory("cpu") < before - 50 * 2**20
 
 
 def test_no_memory_for_a_single_image_is_a_failure(cells, vit, monkeypatch):
