@@ -86,7 +86,8 @@ class Cell:
 
     def __str__(self) -> str:
         seed = f", seed {self.seed}" if self.seed else ""
-        return f"{self.model} on {self.dataset}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
+        adaptation = f", {self.adaptation}" if self.adaptation != "full" else ""
+        return f"{self.model} on {self.dataset}{adaptation}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Cell:

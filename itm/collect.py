@@ -217,8 +217,11 @@ def compare(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 def show(table: pd.DataFrame, frame: pd.DataFrame, published: pd.DataFrame, console: Console) -> None:
     """Print the table, what is missing from it, and the comparison."""
-    kinds = frame[["dataset", "protocol"]].drop_duplicates()
-    words = ", ".join(f"{dataset}: {protocol}" for dataset, protocol in kinds.itertuples(index=False))
+    kinds = frame[["dataset", "adaptation", "protocol"]].drop_duplicates()
+    words = ", ".join(
+        f"{dataset}: {protocol}{'' if adaptation == 'full' else f' {adaptation}'}"
+        for dataset, adaptation, protocol in kinds.itertuples(index=False)
+    )
     print_table(console, table, f"Accuracy after fine-tuning, percent ({words})", digits=2)
     for dataset, deviation in noise(frame).items():
         console.print(f"{dataset}: the seed alone moves an accuracy by {deviation:.2f} points (std)", markup=False)

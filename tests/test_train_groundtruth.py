@@ -180,6 +180,8 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("+protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("protocol.epochs=3", ["protocol.warmup_epochs=5", "protocol.epochs=3"]),
+        ("protocol.rank=0", ["protocol.rank=0", "at least 1"]),
+        ("protocol.prompts=x", ["protocol.prompts=x", "at least 1"]),
         ("protocol.schedule=cosin", ["protocol.schedule=cosin", "'cosine'"]),
         ("image_size=0", ["image_size=0", "at least 1"]),
         ("data.test_limit=x", ["data.test_limit=x", "whole number"]),
