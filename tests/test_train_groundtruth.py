@@ -202,6 +202,13 @@ def test_mistakes_end_in_one_line(run, override, words, capsys):
         assert word in lines[0]
 
 
+def test_a_missing_package_is_told_before_any_cell(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    _, code = run("data=digits", "adaptation=lora")
+    assert code == 2
+    assert "uv sync --extra peft" in capsys.readouterr().err
+
+
 @pytest.fixture
 def grid():
     return Grid([1e-3], [1e-2, 1e-4], protocol=Protocol(epochs=1, batch_size=8, warmup_epochs=0))
