@@ -291,4 +291,7 @@ def main(arguments: Sequence[str], published: pd.DataFrame) -> None:
         table = write(frame, chosen.table) if chosen.table else best_cells(frame)
     except ItmError as error:
         parser.error(str(error))
-    show(table, frame, published, Console())
+    console = Console()
+    show(table, frame, published, console)
+    if chosen.table:
+        console.print(f"Table: {chosen.table}", markup=False, soft_wrap=True)

@@ -154,7 +154,9 @@ def test_an_adaptation_is_told_wherever_its_cells_are(console):
 
 def test_the_command_collects_folders(folder, tmp_path, capsys):
     groundtruth.main(["collect", str(folder), "--table", str(tmp_path / "gt.csv")])
-    assert "91.50" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "91.50" in said
+    assert f"Table: {tmp_path / 'gt.csv'}" in said
     assert groundtruth.load(tmp_path / "gt.csv").loc["mine", "pets"] == 20.0
 
 
