@@ -61,6 +61,24 @@ def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, se
     return backbone
 
 
+def check_packages(mode: str) -> None:
+    """Refuse an adaptation whose package is missing or broken.
+
+    Raises:
+        SettingError: With the command that installs it, or what its import stumbles over.
+    """
+    if mode != "lora":
+        return
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        if error.name == "peft":
+            raise SettingError(
+                "adaptation=lora: needs the package peft; install it with uv sync --extra peft."
+            ) from error
+        raise SettingError(f"adaptation=lora: the package peft is installed, but its import fails: {error}.") from error
+
+
 def trainable_parameters(module: nn.Module) -> int:
     """Number of weights that training changes."""
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
@@ -77,10 +95,9 @@ def _add_lora(backbone: Backbone, rank: int) -> None:
         targets += layers
     if not any(target.endswith(".qkv") for target in targets):
         raise _not_a_transformer(backbone, "lora", "a transformer whose attention has a joint projection qkv")
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise SettingError("adaptation=lora: needs the package peft; install it with uv sync --extra peft.") from error
+    check_packages("lora")
+    from peft import LoraConfig, inject_adapter_in_model
+
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), backbone.net)
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class Cell:
 
     def __str__(self) -> str:
         seed = f", seed {self.seed}" if self.seed else ""
-        return f"{self.model} on {self.dataset}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
+        adaptation = f", {self.adaptation}" if self.adaptation != "full" else ""
+        return f"{self.model} on {self.dataset}{adaptation}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Cell:
@@ -215,8 +216,14 @@ def _read(path: Path) -> Record | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what a record holds
         pass
-    _log.warning("%s is damaged (cut short or altered) and counts as absent; its cell is trained again.", path)
+    _tell_damage(path)
     return None
+
+
+@cache
+def _tell_damage(path: Path) -> None:
+    """Once, though a walk looks at a record several times."""
+    _log.warning("%s is damaged (cut short or altered) and counts as absent; its cell is trained again.", path)
 
 
 def _sha256(value: Any) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -145,18 +146,31 @@ def explain(error: HydraException, config_dir: Path, config_name: str, overrides
         typed = next((word for word in overrides if word.startswith(f"{key}=")), key)
         return SettingError(f"{typed}: not chosen by default; write +{typed} to add it.")
     allowed = _siblings(key, config_dir, config_name, overrides)
-    return unknown("setting", key, allowed) if allowed else SettingError(f"setting={key}: not known.")
+    told = unknown("setting", key, allowed) if allowed else SettingError(f"setting={key}: not known.")
+    # a launcher hands on settings that Hydra does not list, such as Ray's own
+    return SettingError(f"{told} To add it all the same, write +{key}=...") if key.startswith("hydra.") else told
 
 
-def _siblings(key: str, config_dir: Path, config_name: str, overrides: Iterable[str]) -> list[str]:
+def _siblings(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> list[str]:
     """The settings beside a key, each with its whole name."""
     *parents, _ = key.split(".")
-    groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment)=", word)]
+    groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment|hydra/\w+)=", word)]
+    if added := _config_dir(overrides):
+        groups.append(f"hydra.searchpath=['file://{added}']")
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         node: Any = compose(config_name, groups, return_hydra_config=parents[:1] == ["hydra"])
     for parent in parents:
         node = node.get(parent) if isinstance(node, DictConfig) else None
     return [".".join([*parents, str(name)]) for name in node] if isinstance(node, DictConfig) else []
+
+
+def _config_dir(words: Sequence[str]) -> Path | None:
+    """The user's own folder of configs, as Hydra reads ``--config-dir`` from the command line."""
+    for word, following in pairwise([*words, ""]):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value if equals else following).resolve()
+    return None
 
 
 def _stop(error: ItmError) -> NoReturn:

@@ -217,8 +217,11 @@ def compare(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 def show(table: pd.DataFrame, frame: pd.DataFrame, published: pd.DataFrame, console: Console) -> None:
     """Print the table, what is missing from it, and the comparison."""
-    kinds = frame[["dataset", "protocol"]].drop_duplicates()
-    words = ", ".join(f"{dataset}: {protocol}" for dataset, protocol in kinds.itertuples(index=False))
+    kinds = frame[["dataset", "adaptation", "protocol"]].drop_duplicates()
+    words = ", ".join(
+        f"{dataset}: {protocol}{'' if adaptation == 'full' else f' {adaptation}'}"
+        for dataset, adaptation, protocol in kinds.itertuples(index=False)
+    )
     print_table(console, table, f"Accuracy after fine-tuning, percent ({words})", digits=2)
     for dataset, deviation in noise(frame).items():
         low, high = table[dataset].min(), table[dataset].max()
@@ -294,4 +297,7 @@ def main(arguments: Sequence[str], published: pd.DataFrame) -> None:
         table = write(frame, chosen.table) if chosen.table else best_cells(frame)
     except ItmError as error:
         parser.error(str(error))
-    show(table, frame, published, Console())
+    console = Console()
+    show(table, frame, published, console)
+    if chosen.table:
+        console.print(f"Table: {chosen.table}", markup=False, soft_wrap=True)

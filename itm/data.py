@@ -188,15 +188,23 @@ class TransferData(LightningDataModule):
         held_out: Pairs to validate and test on.
         batch_size: Rows of a batch.
         workers: Processes that load images; 0 loads them in this process.
+        pin: Keep batches in pinned memory, from which a GPU fetches them while it computes.
         seed: Decides the order of the training rows and the transforms' random numbers.
     """
 
     def __init__(
-        self, train: Dataset[Any], held_out: Dataset[Any], *, batch_size: int, workers: int = 0, seed: int = 0
+        self,
+        train: Dataset[Any],
+        held_out: Dataset[Any],
+        *,
+        batch_size: int,
+        workers: int = 0,
+        pin: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.train, self.held_out = train, held_out
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.batch_size, self.workers, self.pin, self.seed = batch_size, workers, pin, seed
         self._epoch = 0
 
     @classmethod
@@ -226,6 +234,7 @@ class TransferData(LightningDataModule):
         eval_transform: Callable[[Image.Image], Tensor],
         batch_size: int = 64,
         workers: int = 0,
+        pin: bool = False,
         seed: int = 0,
     ) -> TransferData:
         """Batches of images, each decoded and transformed when its turn comes: ``[B, 3, H, W]`` and ``[B]``.
@@ -233,7 +242,7 @@ class TransferData(LightningDataModule):
         Random transforms draw from torch's generator, which is seeded for each image of each epoch.
         """
         parts = (Views(train, train_transform, seed), Views(test, eval_transform, seed))
-        return cls(*parts, batch_size=batch_size, workers=workers, seed=seed)
+        return cls(*parts, batch_size=batch_size, workers=workers, pin=pin, seed=seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Loader of the training part."""
@@ -263,6 +272,7 @@ class TransferData(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            pin_memory=self.pin,
             collate_fn=_as_is if isinstance(dataset, _Rows) else None,
             generator=torch.Generator().manual_seed(self.seed),
             **settings,

@@ -13,7 +13,7 @@ from statistics import fmean
 from types import UnionType
 from typing import Any, TypeVar
 
-from itm.adaptation import ADAPTATIONS
+from itm.adaptation import ADAPTATIONS, check_packages
 from itm.backbones import Backbone, load_backbone
 from itm.cells import Cell, Cells, Record
 from itm.data import ImageSet, load_images
@@ -63,13 +63,16 @@ class Grid:
         """The grid of a run's settings ``grid``, ``adaptation``, ``protocol``, ``image_size``, ``data``, ``trainer``.
 
         Raises:
-            SettingError: If one of them has a value that it cannot take, or is not known.
+            SettingError: If one of them has a value that it cannot take or is not known, or the adaptation lacks its
+                package.
         """
         data = settings["data"]
         known = {"image_size": settings["image_size"], "precision": str(settings["trainer"]["precision"])}
         known |= {"limit": data["limit"], "test_limit": data["test_limit"]}
         protocol = _build(Protocol, "protocol", {**settings["protocol"], **known})
-        return _build(cls, "grid", {**settings["grid"], "adaptation": settings["adaptation"], "protocol": protocol})
+        grid = _build(cls, "grid", {**settings["grid"], "adaptation": settings["adaptation"], "protocol": protocol})
+        check_packages(grid.adaptation)  # now, not in every cell
+        return grid
 
     def cells(self, backbone: Backbone, train: ImageSet, test: ImageSet) -> list[Cell]:
         """The cells of one model, seed by seed."""

@@ -59,8 +59,17 @@ def device(accelerator: str) -> str:
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def reset_peak_memory(accelerator: str) -> None:
+    """Begin to count anew what :func:`peak_memory` tells, where the system can (Linux, CUDA)."""
+    if accelerator == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the counter of the resident set, see proc(5)
+
+
 def peak_memory(accelerator: str) -> int:
-    """Most memory in use at once, bytes: the GPU's since its counter was reset, or this process's since it started."""
+    """Most memory in use at once since the last reset, bytes: the GPU's, or that of this whole process."""
     if accelerator == "cuda":
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -6,6 +6,7 @@ import copy
 import gc
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from torch.utils.data import DataLoader
 
 from itm import provenance
 from itm.backbones import Backbone
@@ -98,8 +98,22 @@ class Machine:
             raise SettingError(
                 f"trainer.accelerator=cuda: torch {torch.__version__} finds no CUDA device; set trainer=cpu."
             )
-        if precision == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+        capability = torch.cuda.get_device_capability()
+        if capability < (oldest := _oldest_supported()):
+            raise SettingError(
+                "trainer.accelerator=cuda: this GPU has compute capability {}.{}, torch {} was built for {}.{} and "
+                "newer; install a build that supports it, for a V100 torch<2.11.".format(
+                    *capability, torch.__version__, *oldest
+                )
+            )
+        if precision == "bf16" and capability < (8, 0):
             raise SettingError("trainer.precision=bf16: this GPU has no bfloat16 units; set trainer=v100.")
+
+
+def _oldest_supported() -> tuple[int, int]:
+    """The lowest compute capability that this build of torch has kernels for, ``sm_75`` being (7, 5)."""
+    numbers = [int(re.sub(r"\D", "", word)) for word in torch.cuda.get_arch_list()]  # sm_90a, compute_120
+    return divmod(min(numbers, default=0), 10)
 
 
 @dataclass(frozen=True)
@@ -200,11 +214,11 @@ class _Attempt:
             data = self._data(backbone, train, test)
             module = self._module(backbone, len(train.classes))
             self._fit(module, data, LastCheckpoint(folder))
-        except torch.OutOfMemoryError:
-            return None
         except (DataError, StoreError):
             raise
         except Exception as error:
+            if _out_of_memory(error):
+                return None
             if not isinstance(error, ItmError):
                 _log.debug("%s", self.cell, exc_info=True)
             return self.record(module, _reason(error))
@@ -243,20 +257,20 @@ class _Attempt:
 
     def _data(self, backbone: Backbone, train: ImageSet, test: ImageSet) -> TransferData:
         protocol = self.cell.protocol
-        return _Batches.from_images(
+        return TransferData.from_images(
             train,
             test,
             train_transform=train_transform(backbone, scale=protocol.crop_scale, flip=protocol.flip),
             eval_transform=backbone.transform,
             batch_size=self.batching.micro,
             workers=self.machine.processes,
+            pin=self.machine.accelerator == "cuda",
             seed=self.cell.seed,
         )
 
     def _fit(self, module: FineTuneModule, data: TransferData, last: LastCheckpoint) -> None:
-        epochs, cuda = self.cell.protocol.epochs, self.machine.accelerator == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
+        epochs = self.cell.protocol.epochs
+        provenance.reset_peak_memory(self.machine.accelerator)
         with quiet_lightning(), no_driver_probe(), show_progress(str(self.cell), epochs, unit="epochs") as advance:
             trainer = L.Trainer(
                 accelerator=self.machine.accelerator,
@@ -277,21 +291,6 @@ class _Attempt:
                 trainer.fit(module, datamodule=data, ckpt_path=last.find())
 
 
-class _Batches(TransferData):
-    """Pinned in memory where a GPU fetches them."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return _pinned(super().train_dataloader())
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return _pinned(super().val_dataloader())
-
-
-def _pinned(loader: DataLoader[Any]) -> DataLoader[Any]:
-    loader.pin_memory = torch.cuda.is_available()
-    return loader
-
-
 class _AfterEpoch(Checkpoint):
     """Saves each epoch but the last; Lightning runs checkpoint callbacks when everything else of an epoch is done."""
 
@@ -310,6 +309,13 @@ class _AfterEpoch(Checkpoint):
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self.last.save(trainer.save_checkpoint)
         self.advance(1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether fewer images at once may help; the CPU's allocator, cuBLAS and cuDNN have no exception class for it."""
+    words = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, torch.OutOfMemoryError)
 
 
 def _reason(error: Exception) -> str:

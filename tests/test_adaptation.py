@@ -185,6 +185,14 @@ def test_lora_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         adapt(vit(), "lora")
 
 
+def test_a_broken_package_of_lora_is_not_called_missing(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peft.py").write_text("from collections import MutableMapping")
+    monkeypatch.delitem(sys.modules, "peft", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError, match="installed, but its import fails: cannot import name 'MutableMapping'"):
+        adapt(vit(), "lora")
+
+
 def test_bitfit_without_biases() -> None:
     backbone = vit()
     backbone.net = torch.nn.Linear(2, 2, bias=False)

@@ -40,7 +40,7 @@ def _own_home(tmp_path, monkeypatch):
         ("+experiment=ablation_bach", ["experiment=ablation_bach", "'ablation_batch'"]),
         ("experiment=ablation_batch", ["experiment=ablation_batch", "+experiment=ablation_batch"]),
         ("dta=digits", ["dta", "'data'"]),
-        ("hydra.mod=x", ["hydra.mod", "'hydra.mode'"]),
+        ("hydra.mod=x", ["hydra.mod", "'hydra.mode'", "write +hydra.mod="]),
         ("scorer.itm.etaa=1", ["scorer.itm.etaa", "'scorer.itm.eta'"]),
         ("data.limt=1", ["data.limt", "'data.limit'"]),
         ("seed=abc", ["seed=abc", "whole number"]),
@@ -103,3 +103,13 @@ def test_a_defect_keeps_its_traceback():
 )
 def test_folders_are_quoted_for_hydra(typed, override):
     assert cli.data_override(typed) == override
+
+
+def test_a_misspelt_setting_beside_one_s_own_configs(tmp_path, capsys):
+    (tmp_path / "own" / "zoo").mkdir(parents=True)
+    (tmp_path / "own" / "zoo" / "mine.yaml").write_text("a: {model: resnet10t}", encoding="utf-8")
+    for flag in (["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own"]):
+        with pytest.raises(SystemExit) as stop:
+            run(*flag, "zoo=mine", "data.limt=1")
+        assert stop.value.code == 2
+        assert "Did you mean 'data.limit'?" in capsys.readouterr().err

@@ -155,9 +155,19 @@ def test_the_end_of_a_run_writes_and_shows(tmp_path, console):
     assert groundtruth.load(tmp_path / "all.csv").equals(groundtruth.load(tmp_path / "own.csv"))
 
 
+def test_an_adaptation_is_told_wherever_its_cells_are(console):
+    entry = record("mine", "pets", 1e-5, 50.0, adaptation="lora")
+    frame = collect.to_frame([entry])
+    collect.show(collect.best_cells(frame), frame, PUBLISHED, console)
+    assert "(pets: cpu-short lora)" in console.export_text()
+    assert str(entry.cell) == "mine on pets, lora, lr 1e-05, weight decay 0.01"
+
+
 def test_the_command_collects_folders(folder, tmp_path, capsys):
     groundtruth.main(["collect", str(folder), "--table", str(tmp_path / "gt.csv")])
-    assert "91.50" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "91.50" in said
+    assert f"Table: {tmp_path / 'gt.csv'}" in said
     assert groundtruth.load(tmp_path / "gt.csv").loc["mine", "pets"] == 20.0
 
 

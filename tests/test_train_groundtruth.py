@@ -180,6 +180,8 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("+protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("protocol.epochs=3", ["protocol.warmup_epochs=5", "protocol.epochs=3"]),
+        ("protocol.rank=0", ["protocol.rank=0", "at least 1"]),
+        ("protocol.prompts=x", ["protocol.prompts=x", "at least 1"]),
         ("protocol.schedule=cosin", ["protocol.schedule=cosin", "'cosine'"]),
         ("image_size=0", ["image_size=0", "at least 1"]),
         ("data.test_limit=x", ["data.test_limit=x", "whole number"]),
@@ -198,6 +200,13 @@ def test_mistakes_end_in_one_line(run, override, words, capsys):
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
+
+
+def test_a_missing_package_is_told_before_any_cell(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    _, code = run("data=digits", "adaptation=lora")
+    assert code == 2
+    assert "uv sync --extra peft" in capsys.readouterr().err
 
 
 @pytest.fixture

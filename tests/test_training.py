@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from itm.errors import DataError, SettingError
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
 from itm.protocol import Protocol
+from itm.provenance import peak_memory, reset_peak_memory
 from itm.resume import LastCheckpoint
 from itm.training import Batching, Machine, train_cell
 
@@ -157,6 +160,29 @@ def test_out_of_memory_halves_the_images_at_once_and_keeps_the_batch(cells, vit,
         assert one == pytest.approx(other, rel=1e-3)
 
 
+def cpu_without_memory() -> RuntimeError:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [cpu_without_memory(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")])
+def test_memory_that_runs_out_elsewhere_halves_too(cells, vit, monkeypatch, error):
+    break_in(monkeypatch, error, lambda module, images: len(images) > 4)
+    record = train(cells, vit)
+    assert record.error is None
+    assert record.facts["images_at_once"] == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the counter")
+def test_peak_memory_is_counted_anew():
+    block = torch.ones(100 * 2**20, dtype=torch.uint8)
+    before = peak_memory("cpu")
+    del block
+    reset_peak_memory("cpu")
+    assert peak_memory("cpu") < before - 50 * 2**20
+
+
 def test_no_memory_for_a_single_image_is_a_failure(cells, vit, monkeypatch):
     break_in(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), lambda module, images: True)
     record = train(cells, vit)
@@ -243,3 +269,20 @@ def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
     }
     with pytest.raises(SettingError, match=words):
         Machine.of(settings | {"gradient_checkpointing": False})
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "words"),
+    [
+        ((7, 0), "16", "compute capability 7.0.*built for 7.5.*torch<2.11"),
+        ((7, 5), "bf16", "trainer=v100"),
+        ((12, 0), "bf16", None),
+    ],
+)
+def test_a_gpu_that_the_build_or_the_precision_does_not_suit_is_told(monkeypatch, capability, precision, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
+    machine = Machine(accelerator="cuda")
+    with pytest.raises(SettingError, match=words) if words else nullcontext():
+        machine.check(precision)
