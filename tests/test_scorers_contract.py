@@ -187,13 +187,12 @@ def rise(cls: type[Scorer], widths: tuple[int, ...], seeds: int) -> np.ndarray:
 def assert_width_pays_nothing(values: np.ndarray) -> None:
     gain = values[:, 1:] - values[:, :1]
     seed_noise = np.maximum(values[:, 1:].std(0, ddof=1), values[:, 0].std(ddof=1))
-    # three, for the noise is itself an estimate of a few seeds: two fail a score that is blind to the width
-    assert (gain.mean(0) <= 3 * seed_noise + 1e-9).all(), (values.mean(0), seed_noise)
+    assert (gain.mean(0) <= 2 * seed_noise + 1e-9).all(), (values.mean(0), seed_noise)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in SCORERS if cls not in (ITM, NLEEP)])
 def test_noise_does_not_score_higher_for_being_wider(cls: type[Scorer]) -> None:
-    assert_width_pays_nothing(rise(cls, (64, 1024), seeds=4))
+    assert_width_pays_nothing(rise(cls, (64, 1024), seeds=6))
 
 
 @pytest.mark.slow
