@@ -77,4 +77,4 @@ def check(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, CONFIGS, "estimate")
+    cli.run(main, CONFIGS, "estimate", sampled=True)

@@ -22,18 +22,19 @@ from rich.markup import escape
 from itm.errors import ItmError, SettingError, unknown
 
 
-def run(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
+def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled: bool = False) -> None:
     """Run a Hydra entry point: ``data=<name or folder>`` becomes ``data.name=...``, errors become one line.
 
     Args:
         main: The function that ``hydra.main`` decorates.
         config_dir: Folder of the configs.
         config_name: The entry config.
+        sampled: Whether the entry config takes a sample of its own data, see :func:`data_overrides`.
 
     Raises:
         SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
     """
-    sys.argv[1:] = data_overrides(sys.argv[1:])
+    sys.argv[1:] = data_overrides(sys.argv[1:], sampled)
     # Hydra then hands its errors to us instead of printing half a traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -98,17 +99,19 @@ def check_word(cfg: DictConfig, key: str, allowed: Iterable[str]) -> None:
         raise unknown(key, value, words)
 
 
-def data_overrides(words: list[str]) -> list[str]:
-    """The command line with ``data=...`` spelt out; data that are named are taken whole unless ``data.limit`` is given.
+def data_overrides(words: list[str], sampled: bool) -> list[str]:
+    """The command line with ``data=...`` spelt out.
 
-    >>> data_overrides(["-m", "data=digits", "seed=1,2"])  # Hydra wants no override before its flags
+    Where the entry config's ``data.limit`` is a sample of its own data (``sampled``), data that are named are taken
+    whole unless the command line limits them. A limit that an experiment chose stays where there is no such sample.
+
+    >>> data_overrides(["-m", "data=digits", "seed=1,2"], sampled=True)  # Hydra wants no override before its flags
     ['-m', 'data.limit=null', 'data.name=digits', 'seed=1,2']
     """
-    limited = any(word.startswith("data.limit=") for word in words)
+    whole = sampled and not any(word.startswith("data.limit=") for word in words)
     found = []
     for word in words:
-        # the entry config's sample is the demo's
-        found += ["data.limit=null"] if word.startswith("data=") and not limited else []
+        found += ["data.limit=null"] if word.startswith("data=") and whole else []
         found.append(data_override(word))
     return found
 

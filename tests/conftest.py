@@ -81,7 +81,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Ca
 
     def go(*overrides: str, out: str = "out") -> Path:
         monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])
-        cli.run(estimate.main, estimate.CONFIGS, "estimate")
+        cli.run(estimate.main, estimate.CONFIGS, "estimate", sampled=True)
         return tmp_path / out
 
     return go

@@ -14,7 +14,7 @@ TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
 
 def run(*overrides: str) -> None:
     sys.argv[:] = ["estimate.py", *overrides]
-    cli.run(estimate.main, estimate.CONFIGS, "estimate")
+    cli.run(estimate.main, estimate.CONFIGS, "estimate", sampled=True)
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +113,9 @@ def test_a_misspelt_setting_beside_one_s_own_configs(tmp_path, capsys):
             run(*flag, "zoo=mine", "data.limt=1")
         assert stop.value.code == 2
         assert "Did you mean 'data.limit'?" in capsys.readouterr().err
+
+
+def test_a_chosen_limit_holds_where_the_entry_config_takes_no_sample():
+    words = ["+truth=miniature_cpu", "data=digits"]
+    assert cli.data_overrides(words, sampled=False) == ["+truth=miniature_cpu", "data.name=digits"]
+    assert cli.data_overrides(words, sampled=True) == ["+truth=miniature_cpu", "data.limit=null", "data.name=digits"]
