@@ -112,3 +112,11 @@ def test_the_check_sees_an_upward_import(tmp_path):
 @pytest.mark.parametrize("script", ["estimate.py", "train_groundtruth.py"])
 def test_entry_scripts_are_thin(script):
     assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "scorers").glob("*.py")), ids=lambda path: path.stem)
+def test_scorers_import_scikit_learn_where_they_use_it(path: Path) -> None:
+    statements = ast.parse(path.read_text(encoding="utf-8")).body  # of the module itself: what every start pays for
+    modules = [node.module or "" for node in statements if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names]
+    assert not [name for name in modules if name.split(".")[0] == "sklearn"]

@@ -9,8 +9,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
@@ -65,6 +63,10 @@ class LinearProbe(Scorer):
     def _predict(
         self, x: NDArray[np.float64], y: NDArray[np.int64], held: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], bool]:
+        # scikit-learn takes a while to import: only a scorer that uses it pays for it
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         if len(np.unique(y)) == 1:  # a fold of two rows of two classes leaves one class to learn from
             return np.full(len(held), y[0]), True
         probe = LogisticRegression(C=self.cost, max_iter=self.max_iter)

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 from itm.scorers.base import Samples
@@ -76,6 +75,9 @@ def _published(m: Moments) -> tuple[Tensor, Tensor]:
     leading = m.variance[: _COMPONENTS // 2].sum() * m.n / (m.n - 1)
     shrinkage = max(math.exp(-float(leading)), LEAST_SHRINKAGE)
     if shrinkage == LEAST_SHRINKAGE:
+        # scikit-learn takes a while to import: only a scorer that uses it pays for it
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
         rows, classes = m.x.numpy(), m.y.numpy()
         lda = LinearDiscriminantAnalysis(solver="svd").fit(rows, classes)
         embedding = torch.from_numpy(np.ascontiguousarray(lda.transform(rows)))

@@ -7,8 +7,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from itm.errors import FeatureError, SettingError
@@ -96,6 +94,10 @@ def posteriors(x: Tensor, components: int, seed: int) -> Tensor:
     Returns:
         Posterior of each component for each row, ``[N, K]``.
     """
+    # scikit-learn takes a while to import: only a scorer that uses it pays for it
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than components: the rest stay empty
         start = KMeans(components, n_init=1, random_state=seed).fit_predict(x.numpy())

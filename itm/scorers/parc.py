@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from itm.errors import FeatureError
@@ -76,6 +74,9 @@ class PARC(Scorer):
         if self.components is None:
             return m.x
         if self.reference:
+            # scikit-learn takes a while to import: only a scorer that uses it pays for it
+            from sklearn.decomposition import PCA
+
             count = min(self.components, m.n, m.d)
             pca = PCA(count, svd_solver="randomized", iterated_power=1, random_state=1919)
             return torch.from_numpy(pca.fit_transform(m.x.numpy()))
@@ -84,6 +85,9 @@ class PARC(Scorer):
 
 def _unit_rows(x: Array) -> Array:
     """Standardise columns, then center rows and bring them to length 1: their products are Pearson's correlations."""
+    # scikit-learn takes a while to import: only a scorer that uses it pays for it
+    from sklearn.preprocessing import StandardScaler
+
     rows: Array = StandardScaler().fit_transform(x)
     rows -= rows.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
@@ -107,6 +106,9 @@ def _gate(samples: Samples) -> bool:
 
 
 def _published_components(samples: Samples, components: int) -> Tensor:
+    # scikit-learn takes a while to import: only a scorer that uses it pays for it
+    from sklearn.decomposition import PCA
+
     m = moments(samples)
     pca = PCA(min(components, m.n, m.d), svd_solver="randomized", random_state=1919, iterated_power=1)
     return torch.from_numpy(pca.fit_transform(m.x.numpy()))
