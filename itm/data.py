@@ -52,6 +52,9 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
     license: str = "not stated"
     groups: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"ImageSet({self.name!r}, {self.split!r}, {len(self)} images, {len(self.classes)} classes)"
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -30,6 +30,7 @@ def test_image_set(image_folder: Path) -> None:
     assert (image.mode, image.size, label) == ("RGB", (12, 8), 0)
     assert image.tobytes() == Image.open(images.path(3)).tobytes()
     assert Path(images.path(3)).parent.name == "ant"
+    assert repr(images) == "ImageSet('images', 'train', 16 images, 3 classes)"  # no list of files, no pixels
     copy = pickle.loads(pickle.dumps(images))  # workers get a copy
     assert copy.image(3).tobytes() == image.tobytes()
     assert copy.fingerprint == images.fingerprint
