@@ -1,6 +1,10 @@
 """Computations side by side in forked processes."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -38,6 +42,34 @@ def test_errors_come_back_and_a_killed_process_is_noticed():
         each(fail, [1, 2], 2)
     with pytest.raises(SettingError, match="jobs=2: a process was killed"):
         each(lambda _: os._exit(9), [1, 2], 2)
+
+
+SLEEPERS = """
+import os, time
+from itm.forked import each
+each(lambda _: (print(os.getpid(), flush=True), time.sleep(600)), range(2), 2)
+"""
+
+
+def test_processes_end_with_a_parent_that_was_killed():
+    with subprocess.Popen([sys.executable, "-c", SLEEPERS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (left := [child for child in children if alive(child)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for child in left:
+        os.kill(child, signal.SIGKILL)
+    assert left == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_at_least_one_process_is_allowed():
