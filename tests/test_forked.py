@@ -52,7 +52,8 @@ each(lambda _: (print(os.getpid(), flush=True), time.sleep(600)), range(2), 2)
 
 
 def test_processes_end_with_a_parent_that_was_killed():
-    with subprocess.Popen([sys.executable, "-c", SLEEPERS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    command = [sys.executable, "-c", SLEEPERS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         assert parent.stdout is not None
         children = [int(parent.stdout.readline()) for _ in range(2)]
         parent.send_signal(signal.SIGKILL)
