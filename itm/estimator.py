@@ -147,7 +147,7 @@ class ITMModule(L.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for x, y in batch:
             loss = F.cross_entropy(self(x, y), y)
-            optimizer.zero_grad()
+            self.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             self.iteration += 1
@@ -186,7 +186,7 @@ class ITMModule(L.LightningModule):
         if self.stability == "off":
             return self.eta
         # λ_max(C) <= trace(C): the cheap bound settles most batches without an eigenvalue
-        bound = self.eta * float(theta.detach().square().sum()) / len(theta)
+        bound = self.eta * float(torch.linalg.vector_norm(theta.detach())) ** 2 / len(theta)
         value = bound if bound <= 2 else self.eta * largest_eigenvalue(theta)
         self.trace.eta_lambda = max(self.trace.eta_lambda, value)
         if value <= 2:

@@ -68,7 +68,7 @@ class _ClosedForm(torch.autograd.Function):
         residual = theta - target
         sums = _Doubling((theta.T @ theta).mul_(rate), n)
         t = (theta.T @ residual).mul_(rate)
-        w = torch.addmm(torch.eye(len(t), dtype=t.dtype, device=t.device), sums.value, t, alpha=-1)
+        w = torch.addmm(_identity(len(t), t.dtype, t.device), sums.value, t, alpha=-1)
         ctx.save_for_backward(theta, residual)
         ctx.sums, ctx.t, ctx.w, ctx.rate = sums, t, w, rate
         return theta @ w
@@ -122,7 +122,7 @@ class _Doubling:
         s = self.value = self.series.value
         if not levels:
             return
-        eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
+        eye = _identity(len(k), k.dtype, k.device)
         self.a = eye - k
         p = torch.addmm(eye, k, s, alpha=-1)
         for level in reversed(range(levels)):
@@ -166,49 +166,53 @@ class _Polynomial:
     def __init__(self, k: Tensor, squared: Tensor, m: int, bound: float) -> None:
         # rounded up, so that the steps of one run share few sets of coefficients
         bound = 2 ** (math.ceil(4 * math.log2(max(bound, 1e-3 / m))) / 4) if m > 1 else 1.0
-        rows = _coefficients(m, bound, torch.finfo(k.dtype).eps)
+        self.rows = _coefficients(m, bound, k.dtype, k.device)
         self.scale = 2 / bound
-        self.rows = torch.tensor(rows, dtype=k.dtype, device=k.device)
-        self.powers = y = k.new_empty(_BLOCK + 1, *k.shape)
-        torch.eye(len(k), out=y[0])
+        self.powers = k.new_empty(_BLOCK + 1, *k.shape)
+        y = self.y = self.powers.unbind()
+        y[0].copy_(_identity(len(k), k.dtype, k.device))
         torch.sub(self.scale * k, y[0], out=y[1])
         torch.add(self.scale**2 * squared, y[1], alpha=-2, out=y[2]).sub_(y[0])
         torch.mm(y[1], y[2], out=y[3])
-        blocks = (self.rows @ y[:_BLOCK].flatten(1)).view(-1, *k.shape)
-        self.partial = [blocks[-1]]
-        if len(blocks) > 1:
+        *blocks, last = (self.rows @ self.powers[:_BLOCK].flatten(1)).view(-1, *k.shape).unbind()
+        self.partial = [last]
+        if blocks:
             torch.mm(y[2], y[2], out=y[4])
-        for block in blocks[:-1].flip(0):
+        for block in reversed(blocks):
             self.partial.append(torch.addmm(block, y[4], self.partial[-1]))
         self.value = self.partial[-1]
 
     def derivative(self, x: Tensor) -> Tensor:
         """Directional derivative of ``S_m`` along a symmetric ``x``."""
-        y = self.powers
-        dy = torch.empty_like(y[1:])
+        y, changes = self.y, torch.empty_like(self.powers[1:])
+        dy = changes.unbind()
         torch.mul(x, self.scale, out=dy[0])
         half = y[1] @ dy[0]
         torch.add(half, half.T, out=dy[1])
         torch.mm(y[1], dy[1], out=dy[2]).addmm_(dy[0], y[2])
-        blocks = (self.rows[:, 1:] @ dy[: _BLOCK - 1].flatten(1)).view(-1, *x.shape)
-        ds: Tensor = blocks[-1]
-        if len(blocks) > 1:
+        *blocks, ds = (self.rows[:, 1:] @ changes[: _BLOCK - 1].flatten(1)).view(-1, *x.shape).unbind()
+        if blocks:
             half = y[2] @ dy[1]
             torch.add(half, half.T, out=dy[3])
-        for block, partial in zip(blocks[:-1].flip(0), self.partial, strict=False):
+        for block, partial in zip(reversed(blocks), self.partial, strict=False):
             ds = torch.addmm(block, y[4], ds).addmm_(dy[3], partial)
         return ds
 
 
+@lru_cache(maxsize=64)
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=dtype, device=device)
+
+
 @lru_cache(maxsize=256)
-def _coefficients(m: int, bound: float, eps: float) -> list[list[float]]:
+def _coefficients(m: int, bound: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Coefficients of ``S_m(bound·(1 + y)/2)`` on [−1, 1] by ascending power, in rows of four.
 
     The Chebyshev interpolant, cut where its terms fall below rounding. Around the middle of the interval the powers do
     not cancel: the coefficients' magnitudes add up to the function's largest value, as those of ``exp(−ay)`` do.
     """
     if m <= 1:
-        return [[float(m), 0.0, 0.0, 0.0]]
+        return torch.tensor([[float(m), 0.0, 0.0, 0.0]], dtype=dtype, device=device)
 
     def mean_power(y: Any) -> Any:
         x = bound * (1 + y) / 2
@@ -216,10 +220,9 @@ def _coefficients(m: int, bound: float, eps: float) -> list[list[float]]:
         return np.where(x < 0.5, -np.expm1(m * np.log1p(-small)), 1 - (1 - x) ** m) / (m * x)
 
     terms = chebyshev.chebinterpolate(mean_power, min(_MAX_DEGREE, m - 1))
-    degree = int(np.flatnonzero(np.abs(terms) > max(eps, 4e-16) * np.abs(terms).max())[-1])
+    degree = int(np.flatnonzero(np.abs(terms) > max(torch.finfo(dtype).eps, 4e-16) * np.abs(terms).max())[-1])
     size = (degree // _BLOCK + 1) * _BLOCK
     powers = np.zeros(size)
     kept = chebyshev.cheb2poly(terms[:size])
     powers[: len(kept)] = m * kept
-    rows: list[list[float]] = powers.reshape(-1, _BLOCK).tolist()
-    return rows
+    return torch.tensor(powers.reshape(-1, _BLOCK), dtype=dtype, device=device)
