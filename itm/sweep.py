@@ -260,7 +260,7 @@ def _print(title: str, frame: pd.DataFrame) -> None:
     for part in parts:
         table = Table(title=title, title_justify="left")
         for header in ("", *part.columns):
-            table.add_column(str(header), justify="right" if header else "left", no_wrap=not header)
+            table.add_column(str(header), justify="right" if header else "left", no_wrap=not header, overflow="fold")
         for name, row in part.iterrows():
             table.add_row(
                 str(name),

@@ -129,7 +129,7 @@ def test_a_damaged_record_counts_as_absent_and_is_named(cells, damage, caplog):
     assert cells.read(CELL) is None
     assert cells.read_all() == []
     assert str(path) in caplog.text
-    assert caplog.text.count("damaged") == 1, "told once, though read twice"
+    assert caplog.text.count("is damaged") == 1, "told once, though read twice"
 
 
 def test_a_claim_is_one_worker_s(cells):
