@@ -23,7 +23,7 @@ from itm.cells import Cells
 from itm.errors import SettingError
 from itm.extract import Precision
 from itm.grid import CellsFailedError, Grid, Walk, load_both
-from itm.training import Machine
+from itm.machine import Machine
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

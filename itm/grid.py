@@ -18,9 +18,10 @@ from itm.backbones import Backbone, load_backbone
 from itm.cells import Cell, Cells, Record
 from itm.data import ImageSet, load_images
 from itm.errors import ItmError, SettingError, unknown
+from itm.machine import Machine
 from itm.protocol import Protocol, check_number
 from itm.resume import LastCheckpoint
-from itm.training import Machine, train_cell
+from itm.training import train_cell
 
 _log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ ROWS = [
     {"grid", "ranking", "truth", "zoo"},
     {"miniature.contrastive", "miniature.masked", "miniature.pretraining", "miniature.supervised"},
     {"extract", "scorers", "training", "miniature.module"},
+    {"machine"},
     {"decoding", "finetune"},
     {"adaptation", "miniature.corpus"},
     {"backbones", "data", "estimator", "groundtruth", "metrics", "uncertainty"},

@@ -16,10 +16,11 @@ from itm.data import ImageSet
 from itm.errors import DataError, SettingError
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
+from itm.machine import Machine
 from itm.protocol import Protocol
 from itm.provenance import peak_memory, reset_peak_memory
 from itm.resume import LastCheckpoint
-from itm.training import Batching, Machine, train_cell
+from itm.training import Batching, train_cell
 
 PROTOCOL = Protocol(epochs=4, batch_size=8, warmup_epochs=1)
 
