@@ -8,6 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from itm import collect, groundtruth
+from itm.cells import Cells
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "experiments" / "README.md").read_text("utf-8")
 RESULTS = ROOT / "experiments" / "results"
@@ -71,3 +74,29 @@ def test_weighted_taus_are_those_of_the_tables():
     for words, scorer in said.items():
         assert f"{words} {table.loc[scorer, 'mean']:.2f}" in row("main_table"), scorer
     assert f"ITM {table.loc['itm', 'seconds']:.0f} of {table['seconds'].sum():.0f} s in all" in row("main_table")
+
+
+def test_what_is_said_of_the_miniature_is_in_its_table():
+    folder = ROOT / "experiments" / "miniature"
+    text, table = (
+        (folder / "README.md").read_text("utf-8"),
+        pd.read_csv(folder / "results" / "miniature.csv", index_col=0),
+    )
+    for scorer, row in table.iterrows():
+        (line,) = (
+            line
+            for line in text.splitlines()
+            if re.match(rf"\| [*`]*{re.escape(str(scorer))}[*`]*(, 8 models)? \|", line)
+        )
+        said = [float(word.replace("\N{MINUS SIGN}", "-")) for word in line.split("|")[2:8]]
+        assert said == pytest.approx(row.iloc[:6].tolist(), abs=0.0051), scorer
+    front = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    means = [table.loc[name, "mean"] for name in ("itm", "linear_probe", "logme", "regularized_hscore")]
+    assert "{:.2f}, the probe's {:.2f}, LogME's {:.2f}, the regularised H-score's {:.2f}".format(*means) in front
+
+
+def test_the_true_accuracies_of_the_miniature_are_those_of_its_records():
+    records = Cells(ROOT / "experiments" / "miniature" / "records").read_all()
+    table = groundtruth.load(str(ROOT / "experiments" / "groundtruth" / "miniature.csv"))
+    found = collect.best_cells(collect.to_frame(records)).reindex(index=table.index, columns=table.columns)
+    pd.testing.assert_frame_equal(found, table, atol=1e-3, check_names=False)
