@@ -17,7 +17,7 @@ from itm.dva import Evolution, Loss, Stability, evolve, evolve_unrolled, largest
 from itm.errors import FeatureError, unknown
 from itm.runtime import no_driver_probe, quiet_lightning
 
-_WORTH_SHARING = 2**25  # multiply-adds of one product E W_z
+_WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
 
 
 @dataclass
