@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from itm import rowwise
 from itm.metrics import kendall_tau, regret, weighted_kendall_tau
 from itm.ranking import Ranking
 from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
 from itm.truth import LEAST_MODELS, Truth
-from itm.uncertainty import Spread, bootstrap, spread
+from itm.uncertainty import Spread, bootstrap, chance, spread
 
 LEAST_FOR_INTERVAL = 6
 """With fewer models a bootstrap draws mostly copies, and its interval says next to nothing."""
@@ -88,12 +86,9 @@ class TruthComparison:
             said.append("The interval is the 95 % bootstrap of tau_w (scipy) over models.")
         return said
 
-    def chance(self, orders: int = 5_000) -> float:
+    def chance(self) -> float:
         """Standard deviation of ``tau_w``, scipy's definition, when the compared models are ordered at random."""
-        truth = np.array(list(self.accuracy.values()))
-        places = np.tile(np.arange(len(truth), dtype=np.float64), (orders, 1))
-        scores = np.random.default_rng(0).permuted(places, axis=1)
-        return float(rowwise.weighted_kendall_tau(np.broadcast_to(truth, scores.shape), scores).std())
+        return chance(list(self.accuracy.values()))
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row: its fields, the spreads as ``low`` and ``high`` (over models) and ``seed_std``."""

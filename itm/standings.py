@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -118,21 +116,6 @@ def _over(rankings: pd.DataFrame, choose: Callable[[int], Pools]) -> pd.DataFram
             for name in scorers
         }
     )
-
-
-def chance(models: int, orders: int = 5_000) -> float:
-    """Standard deviation of the weighted tau (scipy's) of a random order of so many models; its mean is 0.
-
-    Args:
-        models: Number of models, without ties in truth or score.
-        orders: Orders drawn; where there are no more than that, all are taken.
-    """
-    truth = np.arange(models, dtype=np.float64)
-    if math.factorial(models) <= orders:
-        scores = np.array(list(permutations(truth)))
-    else:
-        scores = np.random.default_rng(0).permuted(np.tile(truth, (orders, 1)), axis=1)
-    return float(rowwise.weighted_kendall_tau(np.broadcast_to(truth, scores.shape), scores).std())
 
 
 def stability(values: pd.DataFrame, against: str) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from rich.table import Table
 from itm import figures, standings
 from itm.errors import ItmError, unknown
 from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
+from itm.uncertainty import chance
 
 _log = logging.getLogger(__name__)
 
@@ -180,14 +181,14 @@ class Standings(Collect):
             table = standings.by_dataset(self._comparisons(rankings, folder), rankings)
             if self.radar:
                 return table, figures.radar(table, title=f"{title}\n{figures.words('tau_w (scipy)')}")
-            return table, figures.standing_dots(table, title, standings.chance(models))
+            return table, figures.standing_dots(table, title, chance(range(models)))
         if self.against not in set(rankings["scorer"]):
             raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
         if self.table == "benchmark":
             each = standings.statistics(standings.with_priors(rankings))
             each.to_csv(folder / f"{self.name}_statistics.csv", index=False)
             table = standings.benchmark(rankings, self.size, self.against)
-            return table, figures.standing_dots(table, title, standings.chance(models))
+            return table, figures.standing_dots(table, title, chance(range(models)))
         values = standings.over_subpools(rankings, self.size)
         title += f"\n{figures.words('tau_w (scipy)')}, mean of the datasets; a point is one of {len(values)} sub-pools"
         return standings.stability(values, self.against), figures.subpool_scatter(values, self.against, title)

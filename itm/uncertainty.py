@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +91,22 @@ def spread(values: ArrayLike, level: float = 0.95) -> Spread:
     low, high = np.quantile(array, [(1 - level) / 2, (1 + level) / 2])
     std = float(array.std(ddof=1)) if len(array) > 1 else 0.0
     return Spread(float(array.mean()), std, float(low), float(high), len(array))
+
+
+def chance(truth: Values, orders: int = 5_000) -> float:
+    """Standard deviation of the weighted tau (scipy's) when the models are ordered at random; its mean is 0.
+
+    Args:
+        truth: Accuracy of each model.
+        orders: Orders drawn; where there are no more than that, all are taken.
+    """
+    known = rowwise.finite("truth", truth)
+    places = np.arange(len(known), dtype=np.float64)
+    if math.factorial(len(known)) <= orders:
+        scores = np.array(list(permutations(places)))
+    else:
+        scores = np.random.default_rng(0).permuted(np.tile(places, (orders, 1)), axis=1)
+    return float(rowwise.weighted_kendall_tau(np.broadcast_to(known, scores.shape), scores).std())
 
 
 def subpools(models: int, size: int, limit: int = 10_000, seed: int = 0) -> Pools:

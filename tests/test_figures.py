@@ -12,7 +12,7 @@ from rankings import ranking
 
 from itm import figures
 from itm.figures.style import COLOURS, WORDS, looks
-from itm.standings import chance
+from itm.uncertainty import chance
 
 
 def swept(models: str = "ab", **more: float) -> pd.DataFrame:
@@ -96,9 +96,9 @@ def test_scorers_that_ranked_fewer_models_are_marked_and_a_random_order_is_drawn
 
 
 def test_a_random_order_is_as_far_from_zero_as_all_orders_are():
-    assert chance(3) == pytest.approx(chance(3, orders=5), rel=0.9)
-    assert chance(5) == pytest.approx(0.4416, abs=1e-4), "of all 120 orders"
-    assert chance(8, orders=4_000) < chance(5)
+    assert chance(range(3)) == pytest.approx(chance(range(3), orders=5), rel=0.9)
+    assert chance(range(5)) == pytest.approx(0.4416, abs=1e-4), "of all 120 orders"
+    assert chance(range(8), orders=4_000) < chance(range(5))
 
 
 def test_classes_are_told_apart_with_any_colour_vision():
