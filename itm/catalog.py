@@ -9,8 +9,9 @@ have no official split in torchvision, so theirs is seeded:
 * Caltech-101: 30 images per class train, the others test; the background class is left out.
 * SUN397: 50 images per class train, 50 others test.
 
-Four small ones are targets of the benchmark in miniature, and none of its corpus (see :mod:`itm.miniature`): 100 of
-Fashion-MNIST's test images per class train and 200 others test; characters and icons are drawn from Debian packages.
+Five small ones are targets of the benchmark in miniature, and none of its corpus (see :mod:`itm.miniature`): 100 of
+Fashion-MNIST's test images per class train and 200 others test; characters, icons and clip art are drawn from Debian
+packages.
 
 Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
 image is that of its largest object by bounding box.
@@ -219,6 +220,7 @@ CATALOG: Mapping[str, Entry] = {
     "caltech101": Entry(_caltech101, "CC BY 4.0"),
     "cifar10": Entry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
     "cifar100": Entry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
+    "clipart": Entry(partial(_drawn, "clipart"), "public domain"),
     "decorative_fonts": Entry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
     "digits": Entry(_digits, "CC BY 4.0"),
     "dtd": Entry(partial(_files, "DTD", train=("train", "val")), "research use only"),
@@ -231,7 +233,7 @@ CATALOG: Mapping[str, Entry] = {
     "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
     "stanford_cars": Entry(_cars, "non-commercial research use only"),
     "sun397": Entry(_sun397, "not stated by its authors"),
-    "thai_script": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera"),
+    "thai_digits": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera"),
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
 }
 """Every dataset that ``data=<name>`` knows."""

@@ -74,11 +74,10 @@ CYRILLIC = "БДЖИЛЦЧШЩЭЮЯЫЬ"
 CORPUS_ALPHABET = LATIN + GREEK + CYRILLIC
 """The corpus's characters: none looks like another in a plain font."""
 
-CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "23456789"
-"""Decorative fonts often repeat their capitals in the place of small letters."""
+LETTERS = "ABCDEFGHIJ"
+"""Ten classes: 500 images are 50 of each. Decorative fonts often repeat their capitals in the place of small letters."""
 
-THAI = "".join(chr(code) for code in range(0x0E01, 0x0E2F) if code not in (0x0E24, 0x0E26))
-"""The 44 consonants; the two vowels that the standard puts among them are left out."""
+THAI_DIGITS = "".join(map(chr, range(0x0E50, 0x0E5A)))
 
 SUFFIXES = (".otf", ".ttf")
 _DRAWN = 96  # pixels; shrunk afterwards, so that the strokes stay smooth

@@ -1,9 +1,10 @@
-"""Icons of installed themes as small pictures; the label is what a theme's index says that the icon's folder is for."""
+"""Icons of installed themes, and clip art, as small pictures; the label is what the folder is for."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from configparser import ConfigParser, SectionProxy
 from configparser import Error as ConfigError
@@ -54,6 +55,13 @@ LABELS = {
 }
 """Class by the context of the Icon Theme Specification; its rest (animations, flags) is in few themes."""
 
+CLIPART = Package("openclipart-png", "public domain")
+CLIPART_FOLDER = Path("/usr/share/openclipart/png")
+"""Where the collection is installed."""
+CLIPART_CLASSES = ("animals", "buildings", "food", "people", "plants", "tools", "transportation")
+"""Folders of the collection that say what a drawing shows; others hold icons, shapes, flags and patterns."""
+
+_MOST_PIXELS = 2**22
 _LEAST_OPACITY = 0.02  # share of the picture that must be there
 
 
@@ -85,6 +93,12 @@ def read_theme(root: Path) -> list[Icon]:
                 nearest[key] = (order, file)
     icons = (Icon(file, label) for (label, _), (_, file) in sorted(nearest.items()))
     return _without_copies(icons)
+
+
+def read_clipart(root: Path) -> list[Icon]:
+    """List the drawings in folders named as :data:`CLIPART_CLASSES`, without copies and those over four megapixels."""
+    listed = (Icon(file, label) for label in CLIPART_CLASSES for file in sorted((root / label).rglob("*.png")))
+    return _without_copies(icon for icon in listed if _is_small(icon.file))
 
 
 def rasterise(file: Path) -> Image.Image:
@@ -130,6 +144,17 @@ def draw(icons: Iterable[Icon], seed: int = 0) -> Iterator[NDArray[np.uint8] | N
             continue
         seen.add(picture)
         yield compose(rgba[..., :3], opacity, generator_of(seed, "/".join(icon.file.parts[-4:])))
+
+
+def _is_small(file: Path) -> bool:
+    """Whether a picture takes milliseconds to shrink, by its header; Pillow refuses to open the very largest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file) as image:
+                return image.width * image.height <= _MOST_PIXELS
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            return False
 
 
 def _folders(root: Path) -> list[tuple[str, SectionProxy]]:
