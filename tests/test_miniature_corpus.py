@@ -278,9 +278,10 @@ def test_clipart_is_labelled_by_its_folder(
     assert (len(train), len(test)) == (5, 1)
     for label, name in enumerate(("animals/birds", "people")):
         drawn = icons.draw([icons.Icon(folder / name / f"{colour}.png", "") for colour in colours[name].split()])
-        shown = {
-            image.tobytes() for images in (train, test) for image in np.array(images.items)[images.labels == label]
-        }
+        pairs = (
+            (image, int(of)) for images in (train, test) for image, of in zip(images.items, images.labels, strict=True)
+        )
+        shown = {image.tobytes() for image, of in pairs if of == label}
         assert shown == {image.tobytes() for image in drawn if image is not None}
 
 

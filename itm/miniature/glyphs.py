@@ -75,7 +75,7 @@ CORPUS_ALPHABET = LATIN + GREEK + CYRILLIC
 """The corpus's characters: none looks like another in a plain font."""
 
 LETTERS = "ABCDEFGHIJ"
-"""Ten classes: 500 images are 50 of each. Decorative fonts often repeat their capitals in the place of small letters."""
+"""Ten classes: 500 images are 50 of each. Decorative fonts often show capitals in the place of small letters."""
 
 THAI_DIGITS = "".join(map(chr, range(0x0E50, 0x0E5A)))
 
