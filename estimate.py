@@ -24,7 +24,7 @@ from itm.forked import processes
 from itm.ranking import rank_all
 from itm.report import Report
 from itm.truth import find_truth
-from itm.zoo import SETTINGS, features_of_zoo
+from itm.zoo import SETTINGS, features_of_zoo, give_source
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"
@@ -42,14 +42,14 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     check(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    scorers = {
-        str(name): instantiate(node) for name, node in cfg.scorer.items()
-    }  # before the hours: a misspelt setting stops here
+    # before the hours: a misspelt setting stops here
+    scorers = {str(name): instantiate(node) for name, node in cfg.scorer.items()}
     source = None if cfg.groundtruth is None else str(cfg.groundtruth)
     truth = find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
 
     extraction = {key: settings[key] for key in SETTINGS}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
+    scorers = give_source(scorers, settings["source"], extraction)
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
     compared = truth and compare_with_truth(rankings, truth, known_priors(candidates, truth))
     report = Report(images, rankings, candidates, failed, left_out, settings, compared)
@@ -67,7 +67,7 @@ def check(cfg: DictConfig) -> None:
     cli.check_whole(cfg, "seeds", "trainer.batch_size", least=1)
     cli.check_whole(cfg, "trainer.workers", least=0, null=True)
     cli.check_whole(cfg, "jobs", least=1, null=True)
-    cli.check_whole(cfg, "data.limit", least=2, null=True)
+    cli.check_whole(cfg, "data.limit", "source.limit", least=2, null=True)
     cli.check_word(cfg, "data.on_error", get_args(OnError))
     cli.check_word(cfg, "trainer.precision", get_args(Precision))
     cli.check_word(cfg, "trainer.accelerator", ("cpu", "cuda"))

@@ -11,7 +11,7 @@ have no official split in torchvision, so theirs is seeded:
 
 Five small ones are targets of the benchmark in miniature, and none of its corpus (see :mod:`itm.miniature`): 100 of
 Fashion-MNIST's test images per class train and 200 others test; characters, icons and clip art are drawn from Debian
-packages.
+packages. ``miniature_corpus`` is that corpus.
 
 Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
 image is that of its largest object by bounding box.
@@ -229,6 +229,7 @@ CATALOG: Mapping[str, Entry] = {
     "fashion_mnist_test": Entry(_fashion_mnist_test, "MIT"),
     "flowers": Entry(partial(_files, "Flowers102", train=("train", "val")), "not stated by its authors"),
     "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "miniature_corpus": Entry(partial(_drawn, "corpus"), "of each part: python -m itm.miniature.corpus"),
     "oxygen_icons": Entry(partial(_drawn, "theme"), "LGPL-3+"),
     "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
     "stanford_cars": Entry(_cars, "non-commercial research use only"),

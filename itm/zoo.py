@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from itm.backbones import Backbone, load_backbone
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, FeatureError, ItmError, StoreError
+from itm.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.extract import Extraction, extract
 from itm.features import Features
+from itm.scorers import Scorer
 from itm.store import FeatureStore
 
 SETTINGS = ("data", "zoo", "trainer", "store", "seed")
@@ -79,7 +80,7 @@ class Candidate:
         )
 
 
-@lru_cache(maxsize=1)  # the jobs of a multirun share one extraction
+@lru_cache(maxsize=2)  # the jobs of a multirun share one extraction, and one of source data
 def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[str, Candidate], dict[str, str]]:
     """Features of every model of a zoo; a model that fails is named with its reason, and the others go on.
 
@@ -116,6 +117,33 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
         reasons = " ".join(dict.fromkeys(failed.values()))
         raise FeatureError(f"zoo: none of {len(failed)} models gave features. {reasons}")
     return images, pool, candidates, failed
+
+
+def give_source(
+    scorers: Mapping[str, Scorer], source: Mapping[str, Any], extraction: Mapping[str, Any]
+) -> dict[str, Scorer]:
+    """Give the features of source data to the scores that lack them, such as :class:`itm.scorers.PED`.
+
+    Args:
+        scorers: Scores by the name of their ranking.
+        source: ``name`` of the dataset, None for none, and ``limit``.
+        extraction: A run's :data:`SETTINGS`; the images that it names are not touched.
+
+    Returns:
+        The scores in their order; nothing is extracted where all have what they need, or ``source`` names nothing.
+
+    Raises:
+        DataError: If the source data are not there or cannot be read.
+        SettingError: If their name or the limit is not possible.
+    """
+    lacking = [name for name, scorer in scorers.items() if getattr(scorer, "source", source) is None]
+    if source["name"] is None or not lacking:
+        return dict(scorers)
+    try:
+        _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **source}}))
+    except (DataError, SettingError) as error:
+        raise type(error)(f"source.name={source['name']}: {error}") from error
+    return {**scorers, **{name: replace(scorers[name], source=pool) for name in lacking}}  # type: ignore[call-arg]
 
 
 def _extract(backbone: Backbone, images: ImageSet, cfg: Mapping[str, Any]) -> Extraction:

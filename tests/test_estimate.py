@@ -11,6 +11,11 @@ import pandas as pd
 import pytest
 
 import estimate
+from itm.backbones import load_backbone
+from itm.data import load_images
+from itm.extract import extract
+from itm.scorers import PED
+from itm.store import FeatureStore
 
 ZOO = (
     "~zoo",
@@ -50,6 +55,26 @@ def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
     again = json.loads((run(f"data={photos}", *ZOO, *FAST, out="again") / "ranking.json").read_text("utf-8"))
     assert all(model["cached"] for model in again["models"].values())
     assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]
+
+
+def test_ped_takes_the_features_of_source_data(run, photos, capsys):
+    out = run(f"data={photos}", *ZOO, "scorer=[ped,logme]", "source.name=digits", "source.limit=40", "seeds=1")
+    entries = json.loads((out / "ranking.json").read_text("utf-8"))["rankings"][0]["entries"]
+
+    pool, source = {}, {}
+    for images, into in ((load_images(photos), pool), (load_images("digits", limit=40), source)):
+        for name, model in {"a": "resnet10t", "b": "mobilenetv3_small_050"}.items():
+            into[name] = extract(
+                load_backbone(name, model=model, image_size=32), images, FeatureStore("fresh")
+            ).features
+    expected = PED(source=source).evaluate(pool)
+    assert {e["model"]: e["score"] for e in entries} == pytest.approx({n: s.value for n, s in expected.items()})
+
+    out = run(f"data={photos}", *ZOO, "scorer=[ped,logme]", out="without")
+    assert "set source.name" in json.loads((out / "ranking.json").read_text("utf-8"))["left_out"]["ped"]
+    with pytest.raises(SystemExit):
+        run(f"data={photos}", *ZOO, "scorer=[ped]", "source.name=digit", out="misspelt")
+    assert re.search(r"error: source\.name=digit: .*Did you mean 'digits'", capsys.readouterr().err.replace("\n", " "))
 
 
 def test_a_failing_model_is_named_and_the_others_go_on(run, photos, capsys):

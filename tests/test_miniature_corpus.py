@@ -19,9 +19,10 @@ from itm import catalog
 from itm.data import load_images
 from itm.errors import DataError, SettingError
 from itm.miniature import corpus, glyphs, icons, targets
-from itm.miniature.corpus import Corpus, build_corpus, read_corpus
+from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.icons import Theme
 from itm.miniature.packages import Package, files_of, versions
+from itm.miniature.pictures import Corpus, Pictures
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")
 DPKG_QUERY = """#!/bin/sh
@@ -249,6 +250,20 @@ def test_pictures_that_cannot_be_kept_are_drawn(tmp_path: Path, caplog: pytest.L
     (tmp_path / "home/data").write_text("a file where a folder should be")
     assert len(load_images("decorative_fonts")) == 15
     assert "cannot be written" in caplog.text
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_corpus_is_a_dataset_whose_test_split_no_training_saw() -> None:
+    with pytest.raises(DataError, match=r"data=miniature_corpus: .*no such file; `python -m itm\.miniature\.corpus`"):
+        load_images("miniature_corpus")
+    corpus = read_corpus()
+    parts = Pictures(corpus.images, corpus.labels).split()
+    for split, part in zip(("train", "test"), parts, strict=True):
+        images = load_images("miniature_corpus", split)
+        assert images.classes == corpus.classes
+        assert torch.equal(images.labels, part.labels)
+        assert np.array_equal(images.items.transpose(0, 3, 1, 2), part.images)
+    assert len(parts[1]) == len(corpus.labels) // 10
 
 
 @pytest.mark.usefixtures("tiny")

@@ -26,10 +26,9 @@ from itm.backbones import load_backbone
 from itm.errors import SettingError
 from itm.miniature import pretraining
 from itm.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
-from itm.miniature.corpus import Corpus
 from itm.miniature.masked import MAE, SimMIM
 from itm.miniature.module import Pretraining
-from itm.miniature.pictures import Pictures, Rounds
+from itm.miniature.pictures import Corpus, Pictures, Rounds
 from itm.miniature.pretraining import DivergedError, Job, Machine, Walk, export, read_metadata, train
 from itm.miniature.supervised import Supervised
 from itm.miniature.views import RandomViews

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from itm import cli
 from itm.errors import SettingError, unknown
-from itm.miniature.corpus import Corpus, build_corpus, read_corpus
+from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.module import Pretraining
-from itm.miniature.pictures import Pictures
+from itm.miniature.pictures import Corpus, Pictures
 from itm.miniature.pretraining import Job, Machine, Walk
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

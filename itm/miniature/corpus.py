@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 import sys
 from collections import Counter
@@ -20,15 +18,13 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
-from itm import atomic
 from itm.data import default_root, load_images
-from itm.errors import DataError, ItmError
+from itm.errors import ItmError
 from itm.miniature import glyphs, icons
 from itm.miniature.backdrops import SIZE
 from itm.miniature.packages import Package, files_of, versions
+from itm.miniature.pictures import BUILD, CORPUS_FILE, Corpus
 from itm.progress import show_progress
 from itm.splits import stratified_sample
 
@@ -37,71 +33,10 @@ FASHION = Package("dataset-fashion-mnist", "MIT")
 IMAGES_PER_CHARACTER = 120
 """Each character is drawn by so many fonts, or several times by each where fewer show it."""
 
-_COMMAND = "python -m itm.miniature.corpus"
-
-
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """Labelled images and where they came from.
-
-    Args:
-        images: uint8, ``[N, 32, 32, 3]``.
-        labels: Class of each image, int64, ``[N]``.
-        classes: Names of the classes: the source, a slash and the source's own name.
-        sources: By package: its version, its licence and the number of images.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    sources: dict[str, str]
-
-    @property
-    def digest(self) -> str:
-        """Identity of the images, labels and classes: a sha256 in hexadecimal."""
-        sha = hashlib.sha256(json.dumps([self.images.shape, self.classes]).encode())
-        for values in (self.images, self.labels):
-            sha.update(np.ascontiguousarray(values).data)
-        return sha.hexdigest()
-
-    def save(self, file: Path) -> None:
-        """Write the corpus as one safetensors file, whole or not at all.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
-        words["checksum"] = self._checksum()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
-
-    @classmethod
-    def load(cls, file: Path) -> Corpus:
-        """Read what :meth:`save` wrote, and check that it is still the same.
-
-        Raises:
-            DataError: If the file is missing, damaged or no corpus.
-        """
-        try:
-            with safe_open(file, framework="numpy") as content:
-                words = content.metadata() or {}
-                classes, sources = tuple(json.loads(words["classes"])), json.loads(words["sources"])
-                corpus = cls(content.get_tensor("images"), content.get_tensor("labels"), classes, sources)
-        except FileNotFoundError:
-            raise DataError(f"{file}: no such file; `{_COMMAND}` builds the corpus.") from None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"{file}: not readable as a corpus ({error}); delete it and run `{_COMMAND}`.") from error
-        if corpus._checksum() != words.get("checksum"):
-            raise DataError(f"{file}: damaged, its content is not what was written; delete it and run `{_COMMAND}`.")
-        return corpus
-
-    def _checksum(self) -> str:
-        return hashlib.sha256(json.dumps([self.digest, self.sources]).encode()).hexdigest()
-
 
 def default_file() -> Path:
     """Where the corpus is kept: ``miniature/corpus.safetensors`` beside the datasets."""
-    return default_root() / "miniature" / "corpus.safetensors"
+    return default_root() / CORPUS_FILE
 
 
 def read_corpus(file: Path | None = None) -> Corpus:
@@ -221,7 +156,7 @@ def _glyphs(seed: int) -> _Part:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(prog=_COMMAND, description="Build the corpus of small images, unless it is there.")
+    parser = argparse.ArgumentParser(prog=BUILD, description="Build the corpus of small images, unless it is there.")
     parser.add_argument("file", nargs="?", type=Path, default=default_file(), help="where to keep it (%(default)s)")
     file = parser.parse_args().file
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,18 +1,91 @@
-"""Labelled images in memory, and the order in which a training sees them."""
+"""Labelled images in memory, and the order in which a training sees them; the corpus as it is kept."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from itm import atomic
 from itm.epochs import Shuffled
+from itm.errors import DataError
+
+CORPUS_FILE = Path("miniature", "corpus.safetensors")
+"""Where the corpus is kept, beside the datasets."""
+
+BUILD = "python -m itm.miniature.corpus"
+"""The command that builds the corpus."""
 
 _HELD_OUT = 2000  # images that no model sees, so that it can be told what each learned
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Labelled images and where they came from.
+
+    Args:
+        images: uint8, ``[N, 32, 32, 3]``.
+        labels: Class of each image, int64, ``[N]``.
+        classes: Names of the classes: the source, a slash and the source's own name.
+        sources: By package: its version, its licence and the number of images.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    sources: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the images, labels and classes: a sha256 in hexadecimal."""
+        sha = hashlib.sha256(json.dumps([self.images.shape, self.classes]).encode())
+        for values in (self.images, self.labels):
+            sha.update(np.ascontiguousarray(values).data)
+        return sha.hexdigest()
+
+    def save(self, file: Path) -> None:
+        """Write the corpus as one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
+        words["checksum"] = self._checksum()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
+
+    @classmethod
+    def load(cls, file: Path) -> Corpus:
+        """Read what :meth:`save` wrote, and check that it is still the same.
+
+        Raises:
+            DataError: If the file is missing, damaged or no corpus.
+        """
+        try:
+            with safe_open(file, framework="numpy") as content:
+                words = content.metadata() or {}
+                classes, sources = tuple(json.loads(words["classes"])), json.loads(words["sources"])
+                corpus = cls(content.get_tensor("images"), content.get_tensor("labels"), classes, sources)
+        except FileNotFoundError:
+            raise DataError(f"{file}: no such file; `{BUILD}` builds the corpus.") from None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{file}: not readable as a corpus ({error}); delete it and run `{BUILD}`.") from error
+        if corpus._checksum() != words.get("checksum"):
+            raise DataError(f"{file}: damaged, its content is not what was written; delete it and run `{BUILD}`.")
+        return corpus
+
+    def _checksum(self) -> str:
+        return hashlib.sha256(json.dumps([self.digest, self.sources]).encode()).hexdigest()
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
@@ -38,14 +111,20 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
     def split(self, seed: int = 0) -> tuple[Pictures, Pictures]:
         """Images to train with, and those that no model sees: 2,000, or a tenth where there are few."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held_out = min(_HELD_OUT, len(self) // 10)
-        return self._rows(order[held_out:]), self._rows(order[:held_out])
+        train_with, held_out = held_out_rows(len(self), seed)
+        return self._rows(train_with), self._rows(held_out)
 
     def _rows(self, rows: Tensor) -> Pictures:
         part = object.__new__(Pictures)
         part.images, part.labels = self.images[rows], self.labels[rows]
         return part
+
+
+def held_out_rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows to train with, and those that no model sees: 2,000, or a tenth where there are few."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = min(_HELD_OUT, count // 10)
+    return order[held_out:], order[:held_out]
 
 
 class Rounds(Sampler[int]):

@@ -1,4 +1,4 @@
-"""Datasets of which the corpus shows nothing: a theme's icons, clip art, decorative fonts, a script.
+"""Datasets of which the corpus shows nothing: a theme's icons, clip art, decorative fonts, a script; and the corpus.
 
 All pictures of a dataset are drawn once and kept beside the other datasets; the splits choose from them.
 """
@@ -23,6 +23,7 @@ from itm import atomic
 from itm.folders import Listing, seeded_part
 from itm.miniature import backdrops, glyphs, icons
 from itm.miniature.packages import Package, files_of, versions
+from itm.miniature.pictures import CORPUS_FILE, Corpus, held_out_rows
 from itm.progress import show_progress
 from itm.splits import split_indices, stratified_sample
 
@@ -71,6 +72,13 @@ def clipart(root: Path, split: str, seed: int) -> Listing:
         root, "clipart", [icons.CLIPART], lambda: _draw_icons(icons.read_clipart(icons.CLIPART_FOLDER), classes)
     )
     return seeded_part(Listing(pool.images, pool.labels.tolist(), classes), split, seed)
+
+
+def corpus(root: Path, split: str, seed: int) -> Listing:
+    """The corpus itself; the images that no model saw in its pre-training are the test split."""
+    kept = Corpus.load(root / CORPUS_FILE)
+    rows = held_out_rows(len(kept.labels))[split == "test"]
+    return Listing(kept.images, kept.labels.tolist(), list(kept.classes)).take(rows.tolist())
 
 
 def _characters(

@@ -76,7 +76,8 @@ class PED(Scorer):
         for name, features in pool.items():
             if name not in source:
                 raise FeatureError(
-                    f"{name}: ped needs what this backbone sees in source data; give ped.source an entry {name!r}."
+                    f"{name}: ped needs what this backbone sees in its source data; set source.name to such images "
+                    f"(from Python, give ped.source an entry {name!r})."
                 )
             if source[name].dim != features.dim:
                 raise FeatureError(f"{name}: {features.dim} features, but ped.source has {source[name].dim}.")
