@@ -192,7 +192,7 @@ def evolve(
         SettingError: If ``loss`` is not known or ``steps`` or ``eta`` is out of range.
     """
     _check_inner(eta, steps)
-    target = centers.to(theta)[y]
+    target = centers.to(theta).index_select(0, y)
     if loss == "mse":
         return closed_form(theta, target, eta, steps)
     if loss == "mae":

@@ -145,9 +145,11 @@ class ITMModule(L.LightningModule):
     def training_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
         """Train on a round of mini-batches, one step of the optimiser each (Algorithm 2, lines 3 to 7)."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        weights = list(self.parameters())
         for x, y in batch:
             loss = F.cross_entropy(self(x, y), y)
-            self.zero_grad()
+            for weight in weights:  # zero_grad() does the same in fifty microseconds
+                weight.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             self.iteration += 1
