@@ -29,11 +29,13 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled:
         main: The function that ``hydra.main`` decorates.
         config_dir: Folder of the configs.
         config_name: The entry config.
-        sampled: Whether the entry config takes a sample of its own data, see :func:`data_overrides`.
+        sampled: Whether the entry config takes a sample of its own data, see :func:`data_overrides`. The sample that
+            an experiment takes is for whatever data it is run on.
 
     Raises:
         SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
     """
+    sampled = sampled and not _experiment_limits(config_dir, sys.argv[1:])
     sys.argv[1:] = data_overrides(sys.argv[1:], sampled)
     # Hydra then hands its errors to us instead of printing half a traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -103,7 +105,7 @@ def data_overrides(words: list[str], sampled: bool) -> list[str]:
     """The command line with ``data=...`` spelt out.
 
     Where the entry config's ``data.limit`` is a sample of its own data (``sampled``), data that are named are taken
-    whole unless the command line limits them. A limit that an experiment chose stays where there is no such sample.
+    whole unless the command line limits them.
 
     >>> data_overrides(["-m", "data=digits", "seed=1,2"], sampled=True)  # Hydra wants no override before its flags
     ['-m', 'data.limit=null', 'data.name=digits', 'seed=1,2']
@@ -174,6 +176,15 @@ def _config_dir(words: Sequence[str]) -> Path | None:
         if flag in ("--config-dir", "-cd"):
             return Path(value if equals else following).resolve()
     return None
+
+
+def _experiment_limits(config_dir: Path, words: Sequence[str]) -> bool:
+    """Whether an experiment of the command line says itself how many images it takes."""
+    names = [word.partition("=")[2] for word in words if re.match(r"\+?experiment=", word)]
+    folders = [folder for folder in (config_dir, _config_dir(words)) if folder]
+    files = [folder / "experiment" / f"{name}.yaml" for folder in folders for name in names]
+    limits = (OmegaConf.select(OmegaConf.load(file), "data.limit", default="") for file in files if file.is_file())
+    return any(limit != "" for limit in limits)
 
 
 def _stop(error: ItmError) -> NoReturn:

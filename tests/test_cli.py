@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,23 @@ def test_a_chosen_limit_holds_where_the_entry_config_takes_no_sample():
     words = ["+truth=miniature_cpu", "data=digits"]
     assert cli.data_overrides(words, sampled=False) == ["+truth=miniature_cpu", "data.name=digits"]
     assert cli.data_overrides(words, sampled=True) == ["+truth=miniature_cpu", "data.limit=null", "data.name=digits"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "whole"),
+    [
+        ([], True),
+        (["+experiment=ablation_batch"], True),
+        (["+experiment=miniature"], False),
+        (["--config-dir", "own", "+experiment=unlimited"], False),
+        (["--config-dir", "own", "+experiment=silent"], True),
+    ],
+)
+def test_the_limit_of_an_experiment_holds_for_other_data(tmp_path, monkeypatch, experiment, whole):
+    monkeypatch.chdir(tmp_path)
+    Path("own/experiment").mkdir(parents=True)
+    Path("own/experiment/unlimited.yaml").write_text("data: {limit: null}", encoding="utf-8")
+    Path("own/experiment/silent.yaml").write_text("data: {on_error: skip}", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["estimate.py", *experiment, "data=digits"])
+    cli.run(lambda: None, estimate.CONFIGS, "estimate", sampled=True)
+    assert sys.argv[1:] == [*experiment, *["data.limit=null"] * whole, "data.name=digits"]
