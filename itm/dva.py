@@ -16,6 +16,7 @@ from torch import Tensor
 
 from itm.errors import FeatureError, SettingError, unknown
 from itm.geometric import closed_form
+from itm.stepwise import cross_entropy_steps
 
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
@@ -205,11 +206,8 @@ def evolve(
                 evolved = evolved - eta * _apply_c(theta, step)
         return theta - eta * _apply_c(theta, signs)
     if loss == "ce":
-        u = (centers if logit_centers is None else logit_centers).to(theta)
-        evolved = theta
-        for _ in range(steps):
-            evolved = evolved - eta * _apply_c(theta, _ce_slope(evolved, y, u))
-        return evolved
+        u = centers if logit_centers is None else logit_centers
+        return cross_entropy_steps(theta, y, u.to(theta), eta, steps)
     raise unknown("loss", loss, ("mse", "mae", "ce"))
 
 

@@ -158,6 +158,18 @@ def test_gradients_of_mae_and_ce_match_the_unrolled_loop(loss, batch, p):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 6])
+@pytest.mark.parametrize(("batch", "p"), [(9, 4), (4, 6)])
+def test_ce_passes_gradcheck_for_embeddings_and_logit_centers(batch, p, steps):
+    theta, y, centers, _ = problem(batch, p)
+    u = torch.randn(len(centers), p, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def run(theta, u):
+        return evolve(theta, y, centers, eta=0.3, steps=steps, loss="ce", logit_centers=u)
+
+    torch.autograd.gradcheck(run, (theta.requires_grad_(), u.requires_grad_()))
+
+
 def test_ce_takes_its_logits_from_the_unshifted_centers():
     theta, y, _, eta = problem(10, 6)
     unshifted = pseudo_centers(4, 6)

@@ -29,7 +29,7 @@ ROWS = [
     {"miniature.backdrops", "miniature.packages", "miniature.pictures", "miniature.views"},
     {"folders", "geometric", "batches", "checkpoints", "torchvision_models", "rowwise", "scaling", "store", "progress"},
     {"cells"},
-    {"epochs", "features", "forked", "images", "protocol", "provenance", "runtime", "splits"},
+    {"epochs", "features", "forked", "images", "protocol", "provenance", "runtime", "splits", "stepwise"},
     {"atomic", "errors", "miniature"},
 ]
 ALL = set().union(*ROWS)
