@@ -8,8 +8,8 @@ cd "$(dirname "$0")/../.."
 
 recipe=${1:?"expected: regenerate.sh cpu, or gpu"}
 case $recipe in
-  cpu) workers=2 trainer=cpu images=500 table=miniature ;;
-  gpu) workers=4 trainer=gpu images=null table=miniature_gpu ;;  # other protocols do not share a table
+  cpu) workers=2 trainer=cpu images=500 table=miniature results=results ;;
+  gpu) workers=4 trainer=gpu images=null table=miniature_gpu results=results_gpu ;;  # other protocols do not share a table
   *) echo "regenerate.sh $recipe: expected cpu or gpu" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
@@ -40,5 +40,7 @@ told "true accuracies"
 for experiment in miniature miniature_ablations; do
   "${run[@]}" estimate.py +experiment=$experiment trainer="$trainer" data.limit="$images" \
     groundtruth="experiments/groundtruth/$table.csv" hydra.sweep.dir="outputs/$experiment"
+  mkdir -p "experiments/miniature/$results"
+  cp "outputs/$experiment/$experiment"*.{csv,png} "experiments/miniature/$results"
 done
 told "tables"
