@@ -27,12 +27,14 @@ class Trace:
     Args:
         curve: Held-out score by iteration, every evaluation in order.
         losses: Training loss at the same iterations.
+        heldout_losses: Held-out cross-entropy at the same iterations, nats.
         eta_lambda: Largest ``η·λ_max(C)`` that was met, before capping; an upper bound where all were stable.
         capped: Number of training batches whose ``η`` was lowered.
     """
 
     curve: dict[int, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+    heldout_losses: dict[int, float] = field(default_factory=dict)
     eta_lambda: float = 0.0
     capped: int = 0
 
@@ -110,7 +112,7 @@ class ITMModule(L.LightningModule):
         self.trace = Trace()
         self.iteration = 0
         self._last_loss = torch.tensor(float("nan"))
-        self._hits = torch.zeros(2, dtype=torch.long)
+        self._heldout = torch.zeros(3, dtype=torch.float64)
 
     @property
     def w_z(self) -> Tensor:
@@ -156,23 +158,26 @@ class ITMModule(L.LightningModule):
             self._last_loss = loss.detach()
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting hits."""
-        self._hits = torch.zeros(2, dtype=torch.long)
+        """Start counting rows, hits and nats."""
+        self._heldout = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the held-out rows that the head gets right."""
+        """Count the held-out rows, those that the head gets right, and their cross-entropy."""
         x, y = batch
-        hits = self(x, y if self.heldout == "evolved" else None).argmax(dim=1) == y
-        self._hits += torch.tensor([int(hits.sum()), len(y)])
+        logits = self(x, y if self.heldout == "evolved" else None)
+        hits = (logits.argmax(dim=1) == y).sum()
+        self._heldout += torch.tensor([len(y), float(hits), float(F.cross_entropy(logits, y, reduction="sum"))])
 
     def on_validation_epoch_end(self) -> None:
         """Keep and log the held-out score and the state of the evolution."""
-        accuracy = float(self._hits[0] / self._hits[1])
-        self.trace.curve[self.iteration] = accuracy
+        rows, hits, nats = self._heldout.tolist()
+        self.trace.curve[self.iteration] = accuracy = hits / rows
+        self.trace.heldout_losses[self.iteration] = nats / rows
         self.trace.losses[self.iteration] = float(self._last_loss)
         self.log_dict(
             {
                 "heldout_accuracy": accuracy,
+                "heldout_loss": self.trace.heldout_losses[self.iteration],
                 "train_loss": self.trace.losses[self.iteration],
                 "n": float(self.steps),
                 "eta_lambda_max": self.trace.eta_lambda,

@@ -62,6 +62,16 @@ def test_details_say_what_was_done():
     assert result.seconds > 0
 
 
+def test_likelihood_is_minus_the_least_heldout_loss():
+    features = clusters(0.5)
+    accuracy, likelihood = (
+        ITM(**SHORT, measure=measure).evaluate({"model": features})["model"] for measure in ("accuracy", "likelihood")
+    )
+    assert accuracy.details == likelihood.details, "the training is the same"
+    assert likelihood.value == -min(likelihood.details["heldout_losses"].values())
+    assert accuracy.value == max(likelihood.details["curve"].values())
+
+
 def test_the_last_iteration_is_scored_where_the_interval_misses_it():
     result = ITM(batch_size=32, iterations=50, evaluate_every=20).evaluate({"model": clusters(2.0)})["model"]
     assert list(result.details["curve"]) == [20, 40, 50]
@@ -184,6 +194,7 @@ def test_groups_are_not_split():
         ({"centers": "one-hot"}, "scorer.itm.centers=one-hot.*Did you mean 'onehot'"),
         ({"evolution": "closed"}, "scorer.itm.evolution"),
         ({"heldout": "evolve"}, "Did you mean 'evolved'"),
+        ({"measure": "accurracy"}, "scorer.itm.measure=accurracy.*Did you mean 'accuracy'"),
         ({"stability": "caps"}, "Did you mean 'cap'"),
         ({"scaling": "units"}, "Did you mean 'unit'"),
         ({"standardize": "dim"}, "scorer.itm.standardize"),
@@ -212,8 +223,13 @@ def test_module_trains_with_lightning_and_logs():
     assert module.w_z.shape == (16, 4)
     assert not torch.equal(module.w_z, before)
     assert module(features.x).shape == (200, 4)
-    hits = (module(features.x, features.y).argmax(dim=1) == features.y).float().mean()
-    assert trace.curve[40] == pytest.approx(float(hits), abs=0.03)
+    # evaluated by batches of 64, of which each evolves by itself
+    parts = zip(features.x.split(64), features.y.split(64), strict=True)
+    with torch.no_grad():
+        logits = torch.cat([module(x, y) for x, y in parts])
+    assert trace.curve[40] == pytest.approx(float((logits.argmax(dim=1) == features.y).double().mean()))
+    nats = -torch.log_softmax(logits, dim=1)[torch.arange(len(features.y)), features.y].mean()
+    assert trace.heldout_losses[40] == pytest.approx(float(nats), rel=1e-5)
 
 
 def test_gradient_reaches_w_z_through_the_evolution():

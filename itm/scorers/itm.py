@@ -59,6 +59,8 @@ class ITM(Scorer):
         scaling: Feature scaling before the map, see :func:`itm.scaling.scale_features` (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
+        measure: What the score is of the held-out part: its ``"accuracy"`` (the paper's), or minus its cross-entropy in
+            nats (ours), which moves with every row and not in steps of one row.
         stability: What happens where the evolution would diverge, see :class:`itm.estimator.ITMModule` (ours).
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW (ours: the library's default).
@@ -84,6 +86,7 @@ class ITM(Scorer):
     scaling: Scaling = "unit"
     evolution: Evolution = "closed_form"
     heldout: Literal["evolved", "plain"] = "evolved"
+    measure: Literal["accuracy", "likelihood"] = "accuracy"
     stability: Stability = "cap"
     lr: float = 5e-3
     weight_decay: float = 1e-2
@@ -111,10 +114,12 @@ class ITM(Scorer):
             "batch_size": trained.batch_size,
             "curve": trace.curve,
             "losses": trace.losses,
+            "heldout_losses": trace.heldout_losses,
             "eta_lambda_max": trace.eta_lambda,
             "capped": trace.capped,
         }
-        return Score(trace.best, details=details)
+        value = trace.best if self.measure == "accuracy" else -min(trace.heldout_losses.values())
+        return Score(value, details=details)
 
     def train(self, samples: Samples) -> Trained:
         """Train the map and the head of one model (Algorithm 1 or 2)."""
