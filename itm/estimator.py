@@ -150,7 +150,7 @@ class ITMModule(L.LightningModule):
         weights = list(self.parameters())
         for x, y in batch:
             loss = F.cross_entropy(self(x, y), y)
-            for weight in weights:  # zero_grad() does the same in fifty microseconds
+            for weight in weights:  # zero_grad() takes fifty microseconds for it
                 weight.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

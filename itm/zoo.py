@@ -142,7 +142,8 @@ def give_source(
     try:
         _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **source}}))
     except (DataError, SettingError) as error:
-        raise type(error)(f"source.name={source['name']}: {error}") from error
+        told = str(error).replace("data.limit=", "source.limit=")
+        raise type(error)(f"source.name={source['name']}: {told}") from error
     return {**scorers, **{name: replace(scorers[name], source=pool) for name in lacking}}  # type: ignore[call-arg]
 
 

@@ -72,9 +72,13 @@ def test_ped_takes_the_features_of_source_data(run, photos, capsys):
 
     out = run(f"data={photos}", *ZOO, "scorer=[ped,logme]", out="without")
     assert "set source.name" in json.loads((out / "ranking.json").read_text("utf-8"))["left_out"]["ped"]
-    with pytest.raises(SystemExit):
-        run(f"data={photos}", *ZOO, "scorer=[ped]", "source.name=digit", out="misspelt")
-    assert re.search(r"error: source\.name=digit: .*Did you mean 'digits'", capsys.readouterr().err.replace("\n", " "))
+    for typed, words in (
+        ("source.name=digit", r"source\.name=digit: .*Did you mean 'digits'"),
+        ("source={name: digits, limit: 5}", r"source\.name=digits: source\.limit=5: expected .* 10 or more"),
+    ):
+        with pytest.raises(SystemExit):
+            run(f"data={photos}", *ZOO, "scorer=[ped]", typed, out="misspelt")
+        assert re.search(f"error: {words}", capsys.readouterr().err.replace("\n", " "))
 
 
 def test_a_failing_model_is_named_and_the_others_go_on(run, photos, capsys):

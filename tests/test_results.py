@@ -100,3 +100,19 @@ def test_the_true_accuracies_of_the_miniature_are_those_of_its_records():
     table = groundtruth.load(str(ROOT / "experiments" / "groundtruth" / "miniature.csv"))
     found = collect.best_cells(collect.to_frame(records)).reindex(index=table.index, columns=table.columns)
     pd.testing.assert_frame_equal(found, table, atol=1e-3, check_names=False)
+
+
+def test_the_miniature_s_pool_is_as_informative_as_is_said():
+    """Range of the fourteen, seed noise and the two untrained controls, by target."""
+    cells = pd.read_csv(ROOT / "experiments" / "groundtruth" / "miniature_cells.csv")
+    text = (ROOT / "experiments" / "miniature" / "README.md").read_text("utf-8")
+    table, controls = collect.best_cells(cells), ["resnet10_random", "vit_random"]
+    pool, enough = table.drop(index=controls), 0
+    for target, deviation in collect.noise(cells[~cells["model"].isin(controls)]).drop("elpv").items():
+        best, worst = pool[target].max(), pool[target].min()
+        (line,) = re.findall(rf"^\| `{target}` \| ([\d.| ]+) \|$", text, re.MULTILINE)
+        said = [float(word) for word in line.split("|")]
+        assert said.pop(3) == pytest.approx((best - worst) / deviation, abs=0.51), target
+        assert said == pytest.approx([best, worst, deviation, *table.loc[controls, target]], abs=0.051), target
+        enough += best - worst >= 5 * deviation
+    assert enough >= 4
