@@ -22,9 +22,9 @@ together() {  # so many processes, which share the work; fails if one does
   for job in "${jobs[@]}"; do wait "$job"; done
 }
 
-truth() {
-  together "${run[@]}" train_groundtruth.py +truth="miniature_$recipe" trainer="$trainer" "$@" \
-    records=experiments/miniature/records table="experiments/groundtruth/$table.csv"
+truth() {  # the table's name, then settings
+  together "${run[@]}" train_groundtruth.py +truth="miniature_$recipe" trainer="$trainer" "${@:2}" \
+    records=experiments/miniature/records table="experiments/groundtruth/$1.csv"
 }
 
 began=$SECONDS
@@ -34,8 +34,7 @@ told() { echo "regenerate: $1 after $((SECONDS - began)) s"; }
 told "corpus"
 together "${run[@]}" python experiments/miniature/pretrain.py recipe="$recipe"
 told "weights"
-for data in "${targets[@]}"; do truth data="$data"; done
-truth data=elpv zoo=miniature10  # the photographs that estimate.py takes where none are named
+for data in "${targets[@]}"; do truth "$table" data="$data"; done
 told "true accuracies"
 for experiment in miniature miniature_ablations; do
   "${run[@]}" estimate.py +experiment=$experiment trainer="$trainer" data.limit="$images" \
@@ -44,3 +43,5 @@ for experiment in miniature miniature_ablations; do
   cp "outputs/$experiment/$experiment"*.{csv,png} "experiments/miniature/$results"
 done
 told "tables"
+truth "${table}_elpv" data=elpv zoo=miniature10  # the photographs that estimate.py takes where none are named
+told "all"
