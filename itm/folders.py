@@ -92,9 +92,9 @@ def list_classes(root: Path, exclude: Collection[str] = ()) -> Listing:
     return _listing(files, [display(Path(folder.name)) for folder in folders])
 
 
-def seeded_part(listing: Listing, split: str, seed: int) -> Listing:
-    """Take the training (4/5) or the test part (1/5) of a dataset without an official split; stratified by class."""
-    train, test = split_indices(torch.as_tensor(listing.labels), 0.8, seed)
+def seeded_part(listing: Listing, split: str, seed: int, train_fraction: float = 0.8) -> Listing:
+    """Take the training or the test part of a dataset without an official split; stratified by class."""
+    train, test = split_indices(torch.as_tensor(listing.labels), train_fraction, seed)
     return listing.take((train if split == "train" else test).tolist())
 
 

@@ -250,7 +250,7 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         load_images("elpv")
 
 
-DRAWN = ("clipart", "decorative_fonts", "miniature_corpus", "oxygen_icons", "thai_digits")
+DRAWN = ("clipart", "decorative_fonts", "icon_themes", "miniature_corpus", "thai_digits")
 TORCHVISION = sorted(set(CATALOG) - {"digits", "elpv", "stanford_cars", *DRAWN})
 
 

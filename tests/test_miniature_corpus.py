@@ -82,7 +82,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[...,
     monkeypatch.setattr(icons, "ICON_FOLDER", tmp_path / "icons")
     monkeypatch.setattr(icons, "LABELS", {"Applications": "applications", "Places": "places"})
     monkeypatch.setattr(icons, "CORPUS_THEMES", (Theme(install("tiny-icons"), "tiny"),))
-    monkeypatch.setattr(icons, "HELD_OUT_THEME", Theme(install("tiny-icons"), "tiny"))
+    monkeypatch.setattr(icons, "HELD_OUT_THEMES", (Theme(install("tiny-icons"), "tiny"),))
     faces = install("tiny-sans", FONTS / "DejaVuSans.ttf"), install("tiny-serif", FONTS / "DejaVuSerif.ttf")
     monkeypatch.setattr(glyphs, "CORPUS_FONTS", faces)
     monkeypatch.setattr(glyphs, "CORPUS_ALPHABET", "AЖ2")
@@ -268,10 +268,18 @@ def test_the_corpus_is_a_dataset_whose_test_split_no_training_saw() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_icons_are_split_without_a_copy() -> None:
-    train, test = load_images("oxygen_icons"), load_images("oxygen_icons", "test")
-    assert (len(train), len(test)) == (5, 1)
+    train, test = load_images("icon_themes"), load_images("icon_themes", "test")
+    assert (len(train), len(test)) == (4, 2)
     assert train.classes == ("applications", "places")
     assert len({image.tobytes() for images in (train, test) for image in images.items}) == 6
+
+
+@pytest.mark.usefixtures("tiny")
+def test_no_purpose_has_many_more_icons_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "ICONS_OF_A_CLASS", 3)
+    splits = [load_images("icon_themes", split) for split in ("train", "test")]
+    labels = torch.cat([images.labels for images in splits])
+    assert torch.bincount(labels).tolist() == [3, 2]
 
 
 def test_clipart_is_labelled_by_its_folder(
@@ -310,7 +318,7 @@ def header_of_png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.usefixtures("install")
-@pytest.mark.parametrize("name", ["clipart", "decorative_fonts", "thai_digits", "oxygen_icons"])
+@pytest.mark.parametrize("name", ["clipart", "decorative_fonts", "icon_themes", "thai_digits"])
 def test_a_target_names_its_missing_packages(name: str) -> None:
     with pytest.raises(DataError, match=rf"data={name}: .*not installed.*apt-get install"):
         load_images(name)
@@ -350,7 +358,7 @@ def test_held_out_families_are_none_of_the_corpus() -> None:
         ("clipart", [icons.CLIPART], 7),
         ("decorative_fonts", glyphs.HELD_OUT_FONTS, 10),
         ("thai_digits", glyphs.SCRIPT_FONTS, 10),
-        ("oxygen_icons", [icons.HELD_OUT_THEME.package], 9),
+        ("icon_themes", [theme.package for theme in icons.HELD_OUT_THEMES], 9),
     ],
 )
 def test_the_targets_are_of_some_size(tmp_path: Path, name: str, packages: list[Package], classes: int) -> None:
@@ -369,10 +377,10 @@ def test_the_targets_are_of_some_size(tmp_path: Path, name: str, packages: list[
 @pytest.mark.miniature
 def test_no_held_out_icon_is_in_the_corpus() -> None:
     """Compared before the backdrop, which would make any two pictures differ."""
-    themes = (icons.HELD_OUT_THEME, *icons.CORPUS_THEMES)
+    themes = (*icons.HELD_OUT_THEMES, *icons.CORPUS_THEMES)
     installed(icons.CLIPART, *(theme.package for theme in themes))
     listed = [icons.read_theme(icons.ICON_FOLDER / theme.folder) for theme in themes]
     listed.insert(0, icons.read_clipart(icons.CLIPART_FOLDER))
-    clipart, held_out, *seen = ({icons.rasterise(icon.file).tobytes() for icon in each} for each in listed)
-    assert min(len(clipart), len(held_out)) > 1000
-    assert not (clipart | held_out) & set().union(*seen)
+    clipart, moka, oxygen, *seen = ({icons.rasterise(icon.file).tobytes() for icon in each} for each in listed)
+    assert min(len(clipart), len(moka), len(oxygen)) > 700
+    assert not (clipart | moka | oxygen) & set().union(*seen)

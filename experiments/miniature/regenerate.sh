@@ -14,7 +14,7 @@ case $recipe in
 esac
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 run=(uv run --extra demo --extra miniature)
-targets=(fashion_mnist_test decorative_fonts thai_digits oxygen_icons clipart)
+targets=(fashion_mnist_test decorative_fonts thai_digits icon_themes clipart)
 
 together() {  # so many processes, which share the work; fails if one does
   local jobs=()

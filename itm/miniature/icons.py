@@ -39,7 +39,10 @@ CORPUS_THEMES = (
     Theme(Package("tango-icon-theme", "public domain"), "Tango"),
 )
 
-HELD_OUT_THEME = Theme(Package("oxygen-icon-theme", "LGPL-3+"), "oxygen")
+HELD_OUT_THEMES = (
+    Theme(Package("moka-icon-theme", "CC-BY-SA-4.0 or GPL-3+"), "Moka"),
+    Theme(Package("oxygen-icon-theme", "LGPL-3+"), "oxygen"),
+)
 """Glossy and modelled in light and shade, where the corpus's themes are flat or drawn with outlines."""
 
 LABELS = {

@@ -1,4 +1,4 @@
-"""Datasets of which the corpus shows nothing: a theme's icons, clip art, decorative fonts, a script; and the corpus.
+"""Datasets of which the corpus shows nothing: two themes' icons, clip art, decorative fonts, a script; and the corpus.
 
 All pictures of a dataset are drawn once and kept beside the other datasets; the splits choose from them.
 """
@@ -29,8 +29,10 @@ from itm.splits import split_indices, stratified_sample
 
 TRAIN_SIZE, TEST_SIZE = 2000, 1000
 """Most images of characters in each split."""
+ICONS_OF_A_CLASS = 200
+"""Most icons of one purpose: half of a theme are actions, and two thirds of another applications."""
 
-_TRAIN_FRACTION = 3 / 4  # of the characters, by whole families
+_TRAIN_FRACTION = 3 / 4  # of the icons, and of the characters by whole families
 _log = logging.getLogger(__name__)
 
 
@@ -58,11 +60,13 @@ def script(root: Path, split: str, seed: int) -> Listing:
     return _characters(root, "thai_digits", glyphs.SCRIPT_FONTS, glyphs.THAI_DIGITS, True, split, seed)
 
 
-def theme(root: Path, split: str, seed: int) -> Listing:
-    """Icons of one theme, none twice, by what they are for; a stratified fifth tests."""
+def themes(root: Path, split: str, seed: int) -> Listing:
+    """Icons of two themes, none twice, by what they are for, of no purpose many more; a stratified quarter tests."""
     classes = list(icons.LABELS.values())
-    pool = _pool(root, "oxygen_icons", [icons.HELD_OUT_THEME.package], lambda: _draw_icons(_theme(), classes))
-    return seeded_part(Listing(pool.images, pool.labels.tolist(), classes), split, seed)
+    packages = [theme.package for theme in icons.HELD_OUT_THEMES]
+    pool = _pool(root, "icon_themes", packages, lambda: _at_most(ICONS_OF_A_CLASS, _draw_icons(_themes(), classes)))
+    listing = Listing(pool.images, pool.labels.tolist(), classes)
+    return seeded_part(listing, split, seed, train_fraction=_TRAIN_FRACTION)
 
 
 def clipart(root: Path, split: str, seed: int) -> Listing:
@@ -112,14 +116,21 @@ def _draw_characters(packages: Sequence[Package], alphabet: str, variants: bool)
     )
 
 
-def _theme() -> list[icons.Icon]:
-    return icons.read_theme(icons.ICON_FOLDER / icons.HELD_OUT_THEME.folder)
+def _themes() -> list[icons.Icon]:
+    return [icon for theme in icons.HELD_OUT_THEMES for icon in icons.read_theme(icons.ICON_FOLDER / theme.folder)]
 
 
 def _draw_icons(listed: list[icons.Icon], classes: list[str]) -> Pool:
     drawn = [(icon, image) for icon, image in zip(listed, icons.draw(listed), strict=True) if image is not None]
     labels = np.array([classes.index(icon.label) for icon, _ in drawn])
     return Pool(np.stack([image for _, image in drawn]), labels, np.arange(len(drawn)))
+
+
+def _at_most(count: int, pool: Pool) -> Pool:
+    """So many pictures of each class, chosen at random, and all of the smaller classes."""
+    order = np.random.default_rng(0).permutation(len(pool.labels))
+    chosen = np.sort(np.concatenate([order[pool.labels[order] == label][:count] for label in np.unique(pool.labels)]))
+    return Pool(pool.images[chosen], pool.labels[chosen], pool.groups[chosen])
 
 
 def _kin(family: str) -> str:
