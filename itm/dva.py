@@ -169,6 +169,7 @@ def evolve(
     steps: int,
     loss: Loss = "mse",
     logit_centers: Tensor | None = None,
+    onto: Tensor | None = None,
 ) -> Tensor:
     """Embeddings after ``n`` simulated fine-tuning steps (Algorithm 2); differentiable in ``theta`` and ``centers``.
 
@@ -185,9 +186,11 @@ def evolve(
         steps: ``n``, at least 0.
         loss: Inner loss.
         logit_centers: ``U`` of the CE loss, the centers before their shift, ``[C, p]``; ``centers`` if not given.
+        onto: Weights of a linear layer that the evolved embeddings go through, ``[C, p]``. In the closed form it costs
+            a product with the inner map in place of one with every row.
 
     Returns:
-        ``E⁽ⁿ⁾``, ``[B, p]``.
+        ``E⁽ⁿ⁾``, ``[B, p]``; through ``onto``, ``[B, C]``.
 
     Raises:
         SettingError: If ``loss`` is not known or ``steps`` or ``eta`` is out of range.
@@ -195,7 +198,7 @@ def evolve(
     _check_inner(eta, steps)
     target = centers.to(theta).index_select(0, y)
     if loss == "mse":
-        return closed_form(theta, target, eta, steps)
+        return closed_form(theta, target, eta, steps, onto)
     if loss == "mae":
         # sign() passes no gradient: only the sum of the signs is needed, taken outside the graph
         with torch.no_grad():
@@ -204,11 +207,13 @@ def evolve(
                 step = torch.sign(evolved - target)
                 signs += step
                 evolved = evolved - eta * _apply_c(theta, step)
-        return theta - eta * _apply_c(theta, signs)
-    if loss == "ce":
+        evolved = theta - eta * _apply_c(theta, signs)
+    elif loss == "ce":
         u = centers if logit_centers is None else logit_centers
-        return cross_entropy_steps(theta, y, u.to(theta), eta, steps)
-    raise unknown("loss", loss, ("mse", "mae", "ce"))
+        evolved = cross_entropy_steps(theta, y, u.to(theta), eta, steps)
+    else:
+        raise unknown("loss", loss, ("mse", "mae", "ce"))
+    return evolved if onto is None else evolved @ onto.T
 
 
 def evolve_unrolled(

@@ -122,17 +122,27 @@ class ITMModule(L.LightningModule):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Class logits ``[B, C]`` of features ``[B, D]``, evolved towards the classes ``y`` where they are given."""
         theta = self.conditioning(x)
-        logits: Tensor = self.head(theta if y is None else self.evolve(theta, y))
+        logits: Tensor = self.head(theta) if y is None else self.evolve(theta, y, self.head.weight) + self.head.bias
         return logits
 
-    def evolve(self, theta: Tensor, y: Tensor) -> Tensor:
-        """Evolve conditioned embeddings ``[B, p]`` by this module's settings, with a stable ``η``."""
+    def evolve(self, theta: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Evolve conditioned embeddings ``[B, p]`` by this module's settings, with a stable ``η``.
+
+        See :func:`itm.dva.evolve` for ``onto``.
+        """
         eta = self._stable_eta(theta)
         if self.evolution == "closed_form":
             return evolve(
-                theta, y, self.centers, eta=eta, steps=self.steps, loss=self.loss, logit_centers=self.logit_centers
+                theta,
+                y,
+                self.centers,
+                eta=eta,
+                steps=self.steps,
+                loss=self.loss,
+                logit_centers=self.logit_centers,
+                onto=onto,
             )
-        return evolve_unrolled(
+        evolved = evolve_unrolled(
             theta,
             y,
             self.centers,
@@ -143,6 +153,7 @@ class ITMModule(L.LightningModule):
             generator=self.inner_generator,
             logit_centers=self.logit_centers,
         )
+        return evolved if onto is None else evolved @ onto.T
 
     def training_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
         """Train on a round of mini-batches, one step of the optimiser each (Algorithm 2, lines 3 to 7)."""
