@@ -157,12 +157,13 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the table, the margin of the winner and what failed."""
+        facts = self.candidates, self._title()
         if len(self.rankings) == 1:
-            table = tables.ranking_table(self.rankings[0], self.candidates, self._title(), self.truth)
+            console.print(tables.ranking_table(self.rankings[0], *facts, self.truth))
         else:
             taus = agreement(self.rankings)[self.rankings[0].name]
-            table = tables.scores_table(self.rankings, self.candidates, self._title(), taus, self.truth)
-        console.print(table)
+            for table in tables.scores_tables(self.rankings, *facts, taus, self.truth, console.width):
+                console.print(table)
         console.print(escape(verdict(self.rankings[0])), highlight=False)
         if self.comparison is not None:
             if self.comparison.rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -17,6 +17,9 @@ from itm.zoo import Candidate
 
 Accuracy = Mapping[str, float]
 """True accuracy by model, percent; empty where there is none."""
+
+_SCORE = len("  0.0123 (14)")
+_BESIDE_SCORES = len("  regularized_hscore  tau with")
 
 
 def ranking_table(ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy) -> Table:
@@ -41,13 +44,14 @@ def ranking_table(ranking: Ranking, candidates: Mapping[str, Candidate], title: 
     return table
 
 
-def scores_table(
+def scores_tables(
     rankings: Sequence[Ranking],
     candidates: Mapping[str, Candidate],
     title: str,
     taus: pd.Series[float],
     truth: Accuracy,
-) -> Table:
+    width: int,
+) -> Iterator[Table]:
     """A row per scorer: each model's score and its place in that scorer's own order; facts and truth stand below.
 
     Args:
@@ -56,10 +60,27 @@ def scores_table(
         title: What the images are.
         taus: Kendall's tau with the first ranking, by scorer.
         truth: True accuracies.
+        width: Characters of a line. Models that do not fit stand in a further table.
     """
-    table = _plain_table(f"Scores on {escape(title)}; (place)")
     places = [{m: place for place, m in enumerate(ranking.order, 1)} for ranking in rankings]
     models = sorted(candidates, key=lambda m: places[0].get(m, len(candidates) + 1))
+    fit = max(1, (width - _BESIDE_SCORES) // _SCORE)
+    for start in range(0, len(models), fit):
+        part = f"; models {start + 1} to {min(start + fit, len(models))} of {len(models)}" if len(models) > fit else ""
+        table = _plain_table(f"Scores on {escape(title)}; (place){part}")
+        _fill_scores(table, rankings, candidates, models[start : start + fit], places, taus, truth)
+        yield table
+
+
+def _fill_scores(
+    table: Table,
+    rankings: Sequence[Ranking],
+    candidates: Mapping[str, Candidate],
+    models: Sequence[str],
+    places: Sequence[Mapping[str, int]],
+    taus: pd.Series[float],
+    truth: Accuracy,
+) -> None:
     table.add_column("scorer", no_wrap=True)
     for model in models:
         table.add_column(escape(model), justify="right", overflow="fold")
@@ -73,7 +94,6 @@ def scores_table(
     table.add_row("ImageNet %", *("-" if value is None else f"{value:.1f}" for value in accuracies), "")
     if truth:
         table.add_row("true %", *(_accuracy(truth, m) for m in models), "")
-    return table
 
 
 def truth_table(comparison: TruthComparison) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -14,7 +16,8 @@ from rich.console import Console
 from itm import figures
 from itm.data import load_images
 from itm.report import Candidate, Report, agreement, verdict
-from itm.scorers import LogME
+from itm.scorers import ITM, LogME
+from itm.tables import scores_tables
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,22 @@ def test_console_shows_names_and_reasons_as_they_are(report):
     assert "no score scorer leep: a: no source logits" in text
     assert "1 image(s) could not be read" in text
     assert "tau with itm" in text
+
+
+@pytest.mark.parametrize(("width", "parts"), [(80, 5), (120, 3), (250, 1)])
+def test_many_models_stand_in_tables_that_fit(width, parts):
+    names = [f"mobilenetv{i:02}" for i in range(14)]
+    rankings = [ranking(scorer, **{name: (-i / 1e5,) for i, name in enumerate(names)}) for scorer in (ITM(), LogME())]
+    candidates = dict.fromkeys(names, candidate())
+    console = Console(width=width, record=True, file=io.StringIO())
+    found = list(scores_tables(rankings, candidates, "digits", agreement(rankings)["itm"], {}, width))
+    console.print(*found)
+    text = console.export_text()
+    assert len(found) == text.count("logme ") == parts
+    assert [int(place) for row in re.findall("logme .*", text) for place in re.findall(r"\((\d+)\)", row)] == [
+        *range(1, 15)
+    ]
+    assert all(f" {name} " in text for name in names)
 
 
 @pytest.mark.parametrize("count", [1, 12])
