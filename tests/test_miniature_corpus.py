@@ -185,6 +185,15 @@ def test_missing_packages_are_named_together(install: Callable[..., Package], mo
     assert not corpus.default_file().exists()
 
 
+@pytest.mark.usefixtures("tiny")
+def test_the_packages_of_the_targets_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["corpus", "--targets"])
+    monkeypatch.setattr(icons, "CLIPART", Package("tiny-clipart", "made up"))
+    with pytest.raises(SystemExit, match=r"not installed: tiny-clipart, .*apt-get install"):
+        corpus._main()
+    assert not corpus.default_file().exists()
+
+
 def test_without_debian_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="no dpkg-query: run this on Debian or Ubuntu"):

@@ -30,7 +30,7 @@ truth() {  # the table's name, then settings
 began=$SECONDS
 told() { echo "regenerate: $1 after $((SECONDS - began)) s"; }
 
-"${run[@]}" python -m itm.miniature.corpus
+"${run[@]}" python -m itm.miniature.corpus --targets  # so that no package is missed hours later
 told "corpus"
 together "${run[@]}" python experiments/miniature/pretrain.py recipe="$recipe"
 told "weights"

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from itm.data import default_root, load_images
 from itm.errors import ItmError
-from itm.miniature import glyphs, icons
+from itm.miniature import glyphs, icons, targets
 from itm.miniature.backdrops import SIZE
 from itm.miniature.packages import Package, files_of, versions
 from itm.miniature.pictures import BUILD, CORPUS_FILE, Corpus
@@ -66,7 +66,7 @@ def build_corpus(limit: int | None = None, seed: int = 0) -> Corpus:
         DataError: If packages are not installed; the message names all of them.
         SettingError: If ``limit`` is smaller than the number of classes.
     """
-    packages = [FASHION, *(theme.package for theme in icons.CORPUS_THEMES), *glyphs.CORPUS_FONTS]
+    packages = _packages()
     found = versions(packages)
     parts = [_fashion(), _icons(seed), _glyphs(seed)]
     labels = [label for part in parts for label in part.labels]
@@ -91,6 +91,10 @@ def build_corpus(limit: int | None = None, seed: int = 0) -> Corpus:
         package.name: f"{found[package.name]}, {package.license}, {counts[package.name]} images" for package in packages
     }
     return Corpus(np.stack(images), truth[kept].numpy(), classes, sources)
+
+
+def _packages() -> list[Package]:
+    return [FASHION, *(theme.package for theme in icons.CORPUS_THEMES), *glyphs.CORPUS_FONTS]
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,13 @@ def _glyphs(seed: int) -> _Part:
 def _main() -> None:
     parser = argparse.ArgumentParser(prog=BUILD, description="Build the corpus of small images, unless it is there.")
     parser.add_argument("file", nargs="?", type=Path, default=default_file(), help="where to keep it (%(default)s)")
-    file = parser.parse_args().file
+    parser.add_argument("--targets", action="store_true", help="ask for the packages of the targets, too")
+    args = parser.parse_args()
+    file = args.file
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        if args.targets:
+            versions([*_packages(), *targets.packages()])
         corpus = read_corpus(file)
     except (ItmError, OSError) as error:
         sys.exit(str(error))

@@ -63,8 +63,8 @@ def script(root: Path, split: str, seed: int) -> Listing:
 def themes(root: Path, split: str, seed: int) -> Listing:
     """Icons of two themes, none twice, by what they are for, of no purpose many more; a stratified quarter tests."""
     classes = list(icons.LABELS.values())
-    packages = [theme.package for theme in icons.HELD_OUT_THEMES]
-    pool = _pool(root, "icon_themes", packages, lambda: _at_most(ICONS_OF_A_CLASS, _draw_icons(_themes(), classes)))
+    made_of = [theme.package for theme in icons.HELD_OUT_THEMES]
+    pool = _pool(root, "icon_themes", made_of, lambda: _at_most(ICONS_OF_A_CLASS, _draw_icons(_themes(), classes)))
     listing = Listing(pool.images, pool.labels.tolist(), classes)
     return seeded_part(listing, split, seed, train_fraction=_TRAIN_FRACTION)
 
@@ -76,6 +76,12 @@ def clipart(root: Path, split: str, seed: int) -> Listing:
         root, "clipart", [icons.CLIPART], lambda: _draw_icons(icons.read_clipart(icons.CLIPART_FOLDER), classes)
     )
     return seeded_part(Listing(pool.images, pool.labels.tolist(), classes), split, seed)
+
+
+def packages() -> list[Package]:
+    """What the datasets of this file are made of, but for the corpus itself."""
+    themes = [theme.package for theme in icons.HELD_OUT_THEMES]
+    return [icons.CLIPART, *themes, *glyphs.HELD_OUT_FONTS, *glyphs.SCRIPT_FONTS]
 
 
 def corpus(root: Path, split: str, seed: int) -> Listing:
