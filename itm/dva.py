@@ -101,16 +101,17 @@ def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") 
     """The distances ``[N]`` of which :func:`class_distance` is the mean; arguments and errors are the same."""
     if standardize not in ("per_dim", "rms"):
         raise unknown("standardize", standardize, ("per_dim", "rms"))
-    if not torch.isfinite(x).all():
-        raise FeatureError("class distance: a feature is NaN or infinite.")
     counts = torch.bincount(y)
     if len(counts) == 0 or (counts == 0).any():
         raise FeatureError(f"class distance: labels must be 0..C-1 without gaps, found counts {counts.tolist()[:20]}.")
+    if not all(math.isfinite(extreme) for extreme in torch.aminmax(x)):
+        raise FeatureError("class distance: a feature is NaN or infinite.")
     # a constant dimension has no spread to divide by and contributes nothing
-    std = x.std(dim=0, correction=0)
-    z = (x - x.mean(dim=0)) / torch.where(std > 0, std, 1)
+    z = x - x.mean(dim=0)
+    std = z.square().mean(dim=0).sqrt()
+    z /= torch.where(std > 0, std, 1)
     means = torch.zeros(len(counts), x.shape[1], dtype=z.dtype, device=z.device).index_add_(0, y, z) / counts[:, None]
-    distances: Tensor = torch.linalg.vector_norm(z - means[y], dim=1)
+    distances: Tensor = torch.linalg.vector_norm(z.sub_(means[y]), dim=1)
     return distances / math.sqrt(x.shape[1]) if standardize == "rms" else distances
 
 

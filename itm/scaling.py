@@ -41,5 +41,5 @@ def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tenso
     centred = fitted - mean
     spread = centred.norm(dim=1).mean() if scaling == "unit" else fitted.std(dim=0, correction=0)
     # rounding leaves a constant feature a spread of about eps times its size, which is no signal
-    floor = 10 * torch.finfo(x.dtype).eps * fitted.abs().amax(dim=0).max()
-    return (x - mean) * torch.where(spread > floor, 1 / spread.clamp(min=floor), 0).nan_to_num(posinf=0)
+    floor = 10 * torch.finfo(x.dtype).eps * torch.stack(torch.aminmax(fitted)).abs().max()
+    return (x - mean).mul_(torch.where(spread > floor, 1 / spread.clamp(min=floor), 0).nan_to_num(posinf=0))

@@ -133,13 +133,14 @@ class ITM(Scorer):
         distance = class_distance(x_train, torch.unique(y_train, return_inverse=True)[1], self.standardize)
         n = self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b)
         x = scale_features(x, train, self.scaling)
+        x_train = x[train]
         generator = torch.Generator().manual_seed(self.seed)
         shuffled = heldout[torch.randperm(len(heldout), generator=generator).to(device)]
         # Lightning takes seconds to import: only the scorer that trains pays for it
         from itm.estimator import ITMModule, fit
 
-        module = ITMModule(x.shape[1], **self._inner(x[train], samples.num_classes), steps=n)
-        batches = RandomBatches(x[train], y_train, self.batch_size, generator)
+        module = ITMModule(x.shape[1], **self._inner(x_train, samples.num_classes), steps=n)
+        batches = RandomBatches(x_train, y_train, self.batch_size, generator)
         held = OrderedBatches(x[shuffled], y[shuffled], self.batch_size)
         fit(
             module,
