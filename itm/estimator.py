@@ -48,7 +48,7 @@ class ITMModule(L.LightningModule):
     """The map ``f: E ↦ E W_z`` and the head ``h``, trained on evolved embeddings (Algorithms 1 and 2).
 
     Each training batch is mapped, evolved by :func:`itm.dva.evolve` towards its classes' pseudo-cluster centers and
-    classified; the cross-entropy reaches ``W_z`` through the evolution. Validation batches give the held-out score.
+    classified; the cross-entropy reaches ``W_z`` through the evolution. Held-out batches give the score.
     One batch of the Trainer is a round of mini-batches (:class:`itm.batches.Rounds`), optimised by hand: a step takes
     about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
 
@@ -172,12 +172,12 @@ class ITMModule(L.LightningModule):
         """Start counting rows, hits and nats."""
         self._heldout = torch.zeros(3, dtype=torch.float64)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
         """Count the held-out rows, those that the head gets right, and their cross-entropy."""
-        x, y = batch
-        logits = self(x, y if self.heldout == "evolved" else None)
-        hits = (logits.argmax(dim=1) == y).sum()
-        self._heldout += torch.tensor([len(y), float(hits), float(F.cross_entropy(logits, y, reduction="sum"))])
+        for x, y in batch:
+            logits = self(x, y if self.heldout == "evolved" else None)
+            hits = (logits.argmax(dim=1) == y).sum()
+            self._heldout += torch.tensor([len(y), float(hits), float(F.cross_entropy(logits, y, reduction="sum"))])
 
     def on_validation_epoch_end(self) -> None:
         """Keep and log the held-out score and the state of the evolution."""
@@ -252,7 +252,7 @@ def fit(
             enable_checkpointing=False,
             **options,
         )
-        trainer.fit(module, Rounds(train, iterations, evaluate_every), heldout)
+        trainer.fit(module, Rounds(train, iterations, evaluate_every), Rounds(heldout, len(heldout), len(heldout)))
     return module.trace
 
 
