@@ -30,7 +30,7 @@ from itm.splits import split_indices, stratified_sample
 TRAIN_SIZE, TEST_SIZE = 2000, 1000
 """Most images of characters in each split."""
 ICONS_OF_A_CLASS = 200
-"""Most icons of one purpose: half of a theme are actions, and two thirds of another applications."""
+"""Most icons of one purpose: half of Oxygen are actions, and nine tenths of Moka applications."""
 
 _TRAIN_FRACTION = 3 / 4  # of the icons, and of the characters by whole families
 _log = logging.getLogger(__name__)
