@@ -18,9 +18,9 @@ from rich.console import Console
 
 from itm import cli
 from itm.comparison import compare_with_truth, known_priors
-from itm.errors import SettingError
+from itm.core.errors import SettingError
+from itm.core.parallel import processes
 from itm.extract import OnError, Precision
-from itm.forked import processes
 from itm.ranking import rank_all
 from itm.report import Report
 from itm.truth import find_truth

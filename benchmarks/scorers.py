@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import itm.scorers
-from itm.features import Features
+from itm.core.features import Features
 from itm.scorers import PED, Scorer
 
 N, D, C = 10_000, 1_024, 100

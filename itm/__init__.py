@@ -1,7 +1,7 @@
 """Implicit Transferability Modeling: which pre-trained vision model to fine-tune on your images."""
 
-from itm.errors import ItmError
-from itm.features import Features
+from itm.core.errors import ItmError
+from itm.core.features import Features
 from itm.ranking import Ranking, rank
 
 __all__ = ["Features", "ItmError", "Ranking", "rank"]

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from itm.backbones import Backbone
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 
 ADAPTATIONS = ("full", "linear", "lora", "vpt", "vpt_deep", "bitfit")
 

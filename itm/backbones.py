@@ -23,7 +23,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from itm.checkpoints import LAYOUTS, digest
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 from itm.networks import Network, NetworkBuilder, find_model
 
 _RANDOM = "none (randomly initialised control)"

@@ -33,7 +33,7 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.folders import Listing, list_classes, seeded_part
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -8,25 +8,22 @@ is free at once when the worker's processes are gone, however they ended.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from itm import atomic
-from itm.errors import StoreError
+from itm.core.files import folder_name, json_digest, storage_errors, try_lock, write_atomic
 from itm.protocol import Protocol
 
 FORMAT = 1
 """Version of the records and of how a cell is trained; part of the identity, so another version's are not mixed in."""
+
+KEPT = "Finished cells and epochs are kept."
 
 _log = logging.getLogger(__name__)
 
@@ -70,19 +67,18 @@ class Cell:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the identity, in hexadecimal."""
-        return _sha256(asdict(self) | {"protocol": self.protocol.identity()})
+        return json_digest(asdict(self) | {"protocol": self.protocol.identity()})
 
     @property
     def comparable(self) -> str:
         """Eight hexadecimal digits that cells share whose accuracies belong in one column of a table."""
-        return _sha256([self.train, self.test, self.adaptation, self.protocol.identity(), self.format])[:8]
+        return json_digest([self.train, self.test, self.adaptation, self.protocol.identity(), self.format])[:8]
 
     @property
     def folder(self) -> str:
         """A folder name that a person can read, made unique by the start of the digest."""
-        names = (re.sub(r"[^A-Za-z0-9_.]+", "_", name)[:40] for name in (self.dataset, self.model))
-        setting = f"lr{self.lr:g}-wd{self.weight_decay:g}-seed{self.seed}-{self.adaptation}"
-        return "-".join((*names, setting, self.digest[:16])).lstrip(".-")
+        details = (f"lr{self.lr:g}", f"wd{self.weight_decay:g}", f"seed{self.seed}", self.adaptation)
+        return folder_name((self.dataset, self.model), self.digest, details)
 
     def __str__(self) -> str:
         seed = f", seed {self.seed}" if self.seed else ""
@@ -153,8 +149,8 @@ class Cells:
             StoreError: If it cannot be written.
         """
         content = json.loads(json.dumps(record.to_json(), ensure_ascii=False))
-        text = json.dumps({"sha256": _sha256(content), **content}, indent=1, ensure_ascii=False) + "\n"
-        replace_file(self.folder(record.cell) / "record.json", text.encode())
+        text = json.dumps({"sha256": json_digest(content), **content}, indent=1, ensure_ascii=False) + "\n"
+        write_result(self.folder(record.cell) / "record.json", text.encode())
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -164,7 +160,7 @@ class Cells:
             StoreError: If the folder cannot be made or written.
         """
         folder = self.folder(cell)
-        with naming(folder):
+        with storage_errors("records", "write", folder, KEPT):
             lock = try_lock(folder)
         try:
             yield lock.is_locked
@@ -172,45 +168,21 @@ class Cells:
             lock.release()
 
 
-def try_lock(folder: Path) -> FileLock:
-    """Lock a folder, which is made if need be, unless another process has it: ``is_locked`` tells.
-
-    The lock is the kernel's, free at once when its process is gone, however it ended.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    with suppress(Timeout):
-        lock.acquire()
-    return lock
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_result(path: Path, content: bytes) -> None:
+    """Write a record, a checkpoint's digest or a table completely or not at all.
 
     Raises:
         StoreError: If it cannot be written.
     """
-    with naming(path):
-        atomic.write(path, content)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one that names the setting and the file."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"records: cannot write {path} ({error.strerror or error}). Finished cells and epochs are kept; make room "
-            "or mend the permissions, or set records=<folder> to a writable folder with free space."
-        ) from error
+    with storage_errors("records", "write", path, KEPT):
+        write_atomic(path, content)
 
 
 def _read(path: Path) -> Record | None:
     try:
         content = json.loads(path.read_bytes())
         sha256 = content.pop("sha256")
-        if sha256 == _sha256(content):
+        if sha256 == json_digest(content):
             return Record(Cell.from_dict(content["cell"]), content["error"], content["history"], content["facts"])
     except FileNotFoundError:
         return None
@@ -224,7 +196,3 @@ def _read(path: Path) -> Record | None:
 def _tell_damage(path: Path) -> None:
     """Once, though a walk looks at a record several times."""
     _log.warning("%s is damaged (cut short or altered) and counts as absent; its cell is trained again.", path)
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from itm.errors import ItmError, SettingError, unknown
+from itm.core.errors import ItmError, SettingError, unknown
 
 
 def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled: bool = False) -> None:

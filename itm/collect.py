@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from itm.cells import Cells, Record, replace_file
-from itm.errors import DataError, ItmError, SettingError
+from itm.cells import Cells, Record, write_result
+from itm.core.errors import DataError, ItmError, SettingError
 
 _KEYS = ["dataset", "model"]
 _SETTING = ["lr", "weight_decay"]
@@ -182,8 +182,8 @@ def write(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         frame = _join(frame, cells)
     table = best_cells(frame)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(cells, frame.to_csv(index=False).encode())
-    replace_file(path, table.round(4).to_csv().encode())
+    write_result(cells, frame.to_csv(index=False).encode())
+    write_result(path, table.round(4).to_csv().encode())
     return table
 
 

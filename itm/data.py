@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from itm.catalog import CATALOG
+from itm.core.errors import DataError, SettingError, unknown
+from itm.core.features import Features
+from itm.core.splits import split_indices, stratified_sample
 from itm.epochs import Shuffled, Views
-from itm.errors import DataError, SettingError, unknown
-from itm.features import Features
 from itm.folders import read_folder
 from itm.images import as_rgb, content, decode, display
-from itm.splits import split_indices, stratified_sample
 
 SPLITS = ("train", "test")
 
@@ -214,7 +214,7 @@ class TransferData(LightningDataModule):
     def from_features(
         cls, features: Features, *, train_fraction: float = 0.8, batch_size: int = 256, seed: int = 0
     ) -> TransferData:
-        """Batches of cached features: ``x [B, D]`` and ``y [B]``, split as in :func:`itm.splits.split_indices`.
+        """Batches of cached features: ``x [B, D]`` and ``y [B]``, split as in :func:`itm.core.splits.split_indices`.
 
         The held-out rows are shuffled once, so that their batches show the classes mixed.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from itm.errors import DataError, SettingError
+from itm.core.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from itm.data import ImageSet

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError, unknown
+from itm.core.errors import FeatureError, SettingError, unknown
 from itm.geometric import closed_form
 from itm.stepwise import cross_entropy_steps
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-_WORD = 2**64
+from itm.core.seeding import derive_seed
 
 
 class _Images(Protocol):
@@ -22,12 +21,6 @@ class _Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Any, int]: ...
-
-
-def derive_seed(*numbers: int) -> int:
-    """Mix whole numbers, such as a seed and an epoch, into one seed; neighbours give unrelated streams."""
-    words = [number % _WORD for number in numbers]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
 class Shuffled(Sampler[int]):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itm.batches import Batch, OrderedBatches, RandomBatches, Rounds
+from itm.core.errors import FeatureError, unknown
+from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.dva import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
-from itm.errors import FeatureError, unknown
-from itm.runtime import no_driver_probe, quiet_lightning
 
 _WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
 

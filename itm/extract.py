@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from itm.core.errors import DataError, SettingError, unknown
+from itm.core.features import Features
+from itm.core.progress import show_progress
 from itm.decoding import Batch, cores, decode
-from itm.errors import DataError, SettingError, unknown
-from itm.features import Features
-from itm.progress import show_progress
 from itm.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from itm.adaptation import adapt, trainable_parameters
 from itm.backbones import Backbone
-from itm.epochs import derive_seed
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
+from itm.core.seeding import derive_seed
 
 SCHEDULES = ("cosine", "constant")
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itm.errors import DataError
+from itm.core.errors import DataError
+from itm.core.splits import split_indices
 from itm.images import SUFFIXES, display
-from itm.splits import split_indices
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")

@@ -24,7 +24,7 @@ from rich.console import Console
 from scipy.stats import rankdata
 
 from itm import collect, rowwise
-from itm.errors import DataError, SettingError, unknown
+from itm.core.errors import DataError, SettingError, unknown
 
 PAPER_COLUMN = {
     "caltech101": "Cal101",

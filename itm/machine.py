@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from itm.core.errors import SettingError
 from itm.decoding import cores
-from itm.errors import SettingError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How well scores order models: pure functions over one pool of models, and a torchmetrics class of each.
 
 Every function takes ``truth`` (the fine-tuned accuracy) and ``scores``, one finite number per model in the same order,
-higher is better, as sequences, arrays or tensors. All raise :class:`~itm.errors.SettingError`, naming the argument and
+higher is better, as sequences, arrays or tensors. All raise :class:`~itm.core.errors.SettingError`, naming the argument and
 the index, if a number is missing, NaN or infinite, if lengths differ, or if there are fewer than two models: a model
 without a score has no rank. Values do not depend on the order in which models are listed. A correlation is 0 where
 ``truth`` or ``scores`` is constant: nothing is ordered, so nothing agrees.
@@ -27,7 +27,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from itm import rowwise
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 
 Values = ArrayLike | Tensor
 

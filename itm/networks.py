@@ -14,7 +14,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from itm.checkpoints import Layout, fit, locate, match_by_order, read
-from itm.errors import CheckpointError, SettingError, unknown
+from itm.core.errors import CheckpointError, SettingError, unknown
 from itm.torchvision_models import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import UnionType
 from typing import Any, Literal
 
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 
 
 def check_number(

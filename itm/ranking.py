@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 import itm.scorers
-from itm.errors import FeatureError, ItmError, SettingError, unknown
-from itm.features import Features
-from itm.forked import each
+from itm.core.errors import FeatureError, ItmError, SettingError, unknown
+from itm.core.features import Features
+from itm.core.parallel import map_forked
 from itm.scorers.base import Score, Scorer
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def rank(
         scorer: A scorer, or the name of one with its default settings.
         seed: First seed of a scorer with randomness; its own where not given.
         seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
-        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.forked.each`. Scorers without
+        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.core.parallel.map_forked`. Scorers without
             randomness are quick, and share what they compute of one model: they stay in this process.
 
     Returns:
@@ -229,7 +229,7 @@ def _run(
     if variants[0].relative:
         outcomes = [outcome for variant in variants for outcome in _relative(variant, pool)]
     else:
-        outcomes = each(lambda task: _score(*task, pool), tasks, jobs)
+        outcomes = map_forked(lambda task: _score(*task, pool), tasks, jobs)
     runs: dict[str, list[Score]] = {}
     failed: dict[str, str] = {}
     for (_, model), outcome in zip(tasks, outcomes, strict=True):

@@ -25,8 +25,8 @@ from rich.markup import escape
 
 from itm import figures, tables
 from itm.comparison import TruthComparison
+from itm.core.errors import DataError
 from itm.data import ImageSet
-from itm.errors import DataError
 from itm.metrics import kendall_tau
 from itm.ranking import Ranking
 from itm.zoo import Candidate

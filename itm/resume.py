@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 import threading
@@ -15,7 +14,8 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from itm.cells import naming, replace_file
+from itm.cells import KEPT, write_result
+from itm.core.files import file_digest, storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class LastCheckpoint:
         """The checkpoint if it is there and whole; a damaged one is removed."""
         if not self.path.is_file():
             return None
-        if self.digests.is_file() and _sha256(self.path) in self.digests.read_text().split():
+        if self.digests.is_file() and file_digest(self.path) in self.digests.read_text().split():
             return self.path
         _log.warning("%s is damaged (cut short or altered) and is removed; the cell starts again.", self.path)
         self.remove()
@@ -44,10 +44,10 @@ class LastCheckpoint:
     def save(self, write: Callable[[Path], None]) -> None:
         """Put a new checkpoint in the place of the old one."""
         temporary = self.path.with_name(".last.ckpt.tmp")
-        with naming(self.path):
+        with storage_errors("records", "write", self.path, KEPT):
             write(temporary)
             known = self.digests.read_text().split()[:1] if self.digests.is_file() else []
-            replace_file(self.digests, "\n".join([_sha256(temporary), *known, ""]).encode())
+            write_result(self.digests, "\n".join([file_digest(temporary), *known, ""]).encode())
             temporary.replace(self.path)
 
     def remove(self) -> None:
@@ -80,8 +80,3 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 
 Array = NDArray[np.float64]
 Definition = Literal["scipy", "paper"]

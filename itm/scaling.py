@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itm.errors import unknown
+from itm.core.errors import unknown
 
 Scaling = Literal["unit", "none", "l2", "standardize"]
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,8 +21,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from itm import atomic
-from itm.errors import StoreError
+from itm.core.errors import StoreError
+from itm.core.files import folder_name, json_digest, storage_errors, write_atomic
 
 FORMAT = 1
 """Version of the files and of how images become values; part of every key, so another version's files are not seen."""
@@ -65,13 +64,12 @@ class FeatureKey:
     def digest(self) -> str:
         """The sha256 of the identity, in hexadecimal."""
         identity = {name: value for name, value in asdict(self).items() if name not in _NAMES}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return json_digest(identity)
 
     @property
     def folder(self) -> str:
         """A folder name that a person can read, made unique by the start of the digest."""
-        names = (re.sub(r"[^A-Za-z0-9_.]+", "_", getattr(self, name))[:40] for name in _NAMES)
-        return "-".join((*names, self.digest[:16])).lstrip(".-")
+        return folder_name([getattr(self, name) for name in _NAMES], self.digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +161,7 @@ class FeatureStore:
             StoreError: If the folder cannot be made or written.
         """
         folder = self.folder(key)
-        with self._naming("write", folder):
+        with self._errors("write", folder):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".*.tmp"):
                 with suppress(FileNotFoundError):
@@ -214,12 +212,12 @@ class FeatureStore:
         self._write(self.folder(key) / "manifest.json", content.encode())
 
     def _write(self, path: Path, content: bytes) -> None:
-        with self._naming("write", path):
-            atomic.write(path, content)
+        with self._errors("write", path):
+            write_atomic(path, content)
 
     def _read(self, path: Path, key: FeatureKey) -> Shard | None:
         try:
-            with self._naming("read", path):
+            with self._errors("read", path):
                 content = path.read_bytes()
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):  # another process found it damaged and removed it
@@ -228,7 +226,7 @@ class FeatureStore:
         sha256 = hashlib.sha256(content).hexdigest()
         if path.stem.rpartition("-")[2] != sha256[:16]:
             _log.warning("%s is damaged (cut short or altered) and is removed; its images are extracted again.", path)
-            with self._naming("remove", path):
+            with self._errors("remove", path):
                 path.unlink(missing_ok=True)
             return None
         metadata = _metadata(content)
@@ -239,15 +237,8 @@ class FeatureStore:
         facts.update(safetensors.torch.load(content))
         return Shard(**facts, sha256=sha256)
 
-    @contextmanager
-    def _naming(self, action: str, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"store={self.root}: cannot {action} {path} ({error.strerror or error}). Finished shards are kept; "
-                "make room or mend the permissions, or set store=<folder> to a writable folder with free space."
-            ) from error
+    def _errors(self, action: str, path: Path) -> AbstractContextManager[None]:
+        return storage_errors(f"store={self.root}", action, path, "Finished shards are kept.")
 
 
 def _metadata(content: bytes) -> dict[str, str]:

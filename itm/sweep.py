@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from itm import figures, standings
-from itm.errors import ItmError, unknown
+from itm.core.errors import ItmError, unknown
 from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
 from itm.uncertainty import chance
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torchvision
 from torch import Tensor, nn
 
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 
 PREFIX = "torchvision:"
 # Both rescale the input to the range that their weights know and carry auxiliary heads that only training uses.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from itm.catalog import CATALOG
-from itm.errors import DataError, SettingError, unknown
+from itm.core.errors import DataError, SettingError, unknown
 from itm.groundtruth import PAPER_COLUMN, load
 
 LEAST_MODELS = 3

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from itm import rowwise
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 
 Statistic = Callable[..., rowwise.Array]
 """A function of :mod:`itm.rowwise`; ``functools.partial`` sets its ``k`` or ``definition``."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from itm.backbones import Backbone, load_backbone
+from itm.core.errors import DataError, FeatureError, ItmError, SettingError, StoreError
+from itm.core.features import Features
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.extract import Extraction, extract
-from itm.features import Features
 from itm.scorers import Scorer
 from itm.store import FeatureStore
 

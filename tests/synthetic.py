@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from itm.features import Features
+from itm.core.features import Features
 from itm.scorers import Scorer
 
 

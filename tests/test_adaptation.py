@@ -13,7 +13,7 @@ from torch import Tensor
 
 from itm.adaptation import Splice, adapt, trainable_parameters
 from itm.backbones import Backbone, load_backbone
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 
 D, BLOCKS = 64, 6  # of test_vit
 SIDE = 32  # four patches of 16 pixels

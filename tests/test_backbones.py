@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from itm import groundtruth
 from itm.backbones import Backbone, load_backbone
 from itm.checkpoints import LAYOUTS
-from itm.errors import CheckpointError, ItmError, SettingError
+from itm.core.errors import CheckpointError, ItmError, SettingError
 from itm.networks import NetworkBuilder, find_model
 
 CONTROL = "none (randomly initialised control)"

@@ -18,8 +18,8 @@ from scipy.io import savemat
 
 from itm import catalog
 from itm.catalog import CATALOG
+from itm.core.errors import DataError
 from itm.data import load_images
-from itm.errors import DataError
 
 Shown = dict[str, str]
 """Class by file name."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from itm.cells import Cell, Cells, Record
-from itm.errors import SettingError, StoreError
+from itm.core.errors import SettingError, StoreError
 from itm.protocol import Protocol
 
 CELL = Cell("my bees/ä", "aa", "bb", "ViT:B", "vit", "cc", "resize 33, crop 32", "cls", 1e-5, 1e-2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from itm.checkpoints import LAYOUTS, digest, fit, locate, match_by_order, read
-from itm.errors import CheckpointError
+from itm.core.errors import CheckpointError
 
 SETTING = "zoo.x.checkpoint"
 Save = Callable[..., Path]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from itm import collect, groundtruth
 from itm.cells import Cell, Cells, Record
-from itm.errors import DataError, SettingError
+from itm.core.errors import DataError, SettingError
 from itm.protocol import Protocol
 
 SHORT = Protocol(epochs=2, warmup_epochs=0, limit=100, name="cpu-short")

@@ -19,8 +19,8 @@ from scipy import stats
 
 from itm import figures, rowwise
 from itm.comparison import compare_with_truth, known_priors
+from itm.core.errors import DataError, SettingError
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, SettingError
 from itm.report import Report
 from itm.scorers import ITM, KNN, LogME
 from itm.sweep import Collect, collect

@@ -157,7 +157,7 @@ def test_the_paper_s_models_have_their_published_accuracy_on_its_data():
 def test_cuda_trainers_name_what_is_missing():
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    from itm.errors import SettingError
+    from itm.core.errors import SettingError
 
     scorer = instantiate(composed("trainer=gpu").scorer.itm)
     features = itm.Features(torch.randn(6, 2), torch.arange(6) % 2)

@@ -16,9 +16,9 @@ from conftest import Tree
 from PIL import Image
 from torch import Tensor
 
+from itm.core.errors import DataError, FeatureError, SettingError
+from itm.core.features import Features
 from itm.data import TransferData, default_root, load_images
-from itm.errors import DataError, FeatureError, SettingError
-from itm.features import Features
 
 
 def test_image_set(image_folder: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from itm.core.errors import FeatureError, SettingError
 from itm.dva import adaptive_steps, class_distance, evolve, evolve_unrolled, largest_eigenvalue, pseudo_centers
-from itm.errors import FeatureError, SettingError
 from itm.geometric import _Doubling, closed_form, geometric_sum
 
 SHAPES = [(40, 12), (12, 40), (1, 5)]  # B > p, B < p, one row

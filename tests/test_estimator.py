@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from itm.batches import OrderedBatches, RandomBatches
+from itm.core.errors import FeatureError, SettingError
+from itm.core.features import Features
 from itm.dva import class_distance, pseudo_centers
-from itm.errors import FeatureError, SettingError
 from itm.estimator import ITMModule, fit
-from itm.features import Features
 from itm.scaling import scale_features
 from itm.scorers import ITM
 

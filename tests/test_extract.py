@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from itm.backbones import load_backbone
+from itm.core.errors import DataError, ItmError, SettingError, StoreError
 from itm.data import ImageSet, load_images
-from itm.errors import DataError, ItmError, SettingError, StoreError
 from itm.extract import extract
 from itm.store import FeatureStore
 

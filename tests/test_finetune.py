@@ -17,11 +17,11 @@ from torch import Tensor
 
 from itm.adaptation import ADAPTATIONS
 from itm.backbones import Backbone, load_backbone
+from itm.core.errors import SettingError
+from itm.core.lightning import no_driver_probe, quiet_lightning
+from itm.core.seeding import derive_seed
 from itm.data import ImageSet, TransferData
-from itm.epochs import derive_seed
-from itm.errors import SettingError
 from itm.finetune import FineTuneModule, accuracies, lr_factor, train_transform
-from itm.runtime import no_driver_probe, quiet_lightning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE, CLASSES = 32, 3

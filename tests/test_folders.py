@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Tree
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.folders import read_folder
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from itm.errors import FeatureError, SettingError
-from itm.forked import each, processes
+from itm.core.errors import FeatureError, SettingError
+from itm.core.parallel import map_forked, processes
 from itm.ranking import rank
 from itm.scorers import ITM
 from tests.synthetic import clusters, noise
@@ -19,18 +19,18 @@ from tests.synthetic import clusters, noise
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_come_in_the_order_of_the_items_and_nothing_is_pickled(jobs):
     weights = torch.arange(4.0)
-    assert each(lambda i: float(weights[i]) * 2, [3, 0, 2], jobs) == [6.0, 0.0, 4.0]
+    assert map_forked(lambda i: float(weights[i]) * 2, [3, 0, 2], jobs) == [6.0, 0.0, 4.0]
 
 
 def test_several_processes_of_one_thread_compute():
-    found = each(lambda _: (os.getpid(), torch.get_num_threads()), range(8), 2)
+    found = map_forked(lambda _: (os.getpid(), torch.get_num_threads()), range(8), 2)
     assert os.getpid() not in {pid for pid, _ in found}
     assert {threads for _, threads in found} == {1}
 
 
 def test_one_item_or_one_job_stays_here():
-    assert each(lambda _: os.getpid(), [0, 1], 1) == [os.getpid()] * 2
-    assert each(lambda _: os.getpid(), [0], 4) == [os.getpid()]
+    assert map_forked(lambda _: os.getpid(), [0, 1], 1) == [os.getpid()] * 2
+    assert map_forked(lambda _: os.getpid(), [0], 4) == [os.getpid()]
 
 
 def fail(item: int) -> None:
@@ -39,15 +39,15 @@ def fail(item: int) -> None:
 
 def test_errors_come_back_and_a_killed_process_is_noticed():
     with pytest.raises(FeatureError, match="model 1"):
-        each(fail, [1, 2], 2)
+        map_forked(fail, [1, 2], 2)
     with pytest.raises(SettingError, match="jobs=2: a process was killed"):
-        each(lambda _: os._exit(9), [1, 2], 2)
+        map_forked(lambda _: os._exit(9), [1, 2], 2)
 
 
 SLEEPERS = """
 import os, time
-from itm.forked import each
-each(lambda _: (print(os.getpid(), flush=True), time.sleep(600)), range(2), 2)
+from itm.core.parallel import map_forked
+map_forked(lambda _: (print(os.getpid(), flush=True), time.sleep(600)), range(2), 2)
 """
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from itm import groundtruth
-from itm.errors import DataError, SettingError
+from itm.core.errors import DataError, SettingError
 from itm.groundtruth import PAPER10, load, mean_rank, merge, missing_cells, parameters, reported
 
 REPORTED = {

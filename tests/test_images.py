@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from itm import images
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.images import as_rgb, decode
 
 RED = (255, 0, 0)

@@ -19,7 +19,7 @@ from sklearn.metrics import ndcg_score
 from torchmetrics import MetricCollection
 
 from itm import metrics, rowwise
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 
 FUNCTIONS = [
     metrics.weighted_kendall_tau,

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from itm import catalog
+from itm.core.errors import DataError, SettingError
 from itm.data import load_images
-from itm.errors import DataError, SettingError
 from itm.miniature import corpus, glyphs, icons, targets
 from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.icons import Theme

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.miniature import glyphs
 from itm.miniature.backdrops import CONTRAST, compose
 

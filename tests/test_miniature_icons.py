@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.miniature import icons
 from itm.miniature.icons import Icon, draw, rasterise, read_theme
 

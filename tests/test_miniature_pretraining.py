@@ -23,7 +23,7 @@ pytest.importorskip("kornia", reason="needs the extra `miniature`")
 import itm
 from itm import cli
 from itm.backbones import load_backbone
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 from itm.miniature import pretraining
 from itm.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
 from itm.miniature.masked import MAE, SimMIM
@@ -320,7 +320,7 @@ def test_written_weights_give_the_trained_features(family, pictures, tmp_path):
     assert facts["images"] == 96
     assert facts["corpus"] == "corpus"
     assert set(facts["held_out"]) == ({"knn", "accuracy"} if family == "supervised" else {"knn"})
-    assert facts["seconds"] > 0
+    assert facts["seconds"] >= 0  # rounded to a tenth, so a short training may show 0.0
     assert file.stat().st_size < 2.5 * sum(value.numel() for value in made.net.parameters()) + 20_000
 
 
@@ -504,7 +504,7 @@ def test_wrong_arguments_name_their_setting(settings, message):
 
 def test_a_checkpoint_of_the_repository_is_found_from_anywhere(tmp_path, monkeypatch):
     from itm.checkpoints import LAYOUTS, locate
-    from itm.errors import CheckpointError
+    from itm.core.errors import CheckpointError
 
     monkeypatch.chdir(tmp_path)
     assert locate("repository:pyproject.toml", LAYOUTS["timm"], "zoo.a.checkpoint") == ROOT / "pyproject.toml"

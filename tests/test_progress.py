@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import itm.progress
-from itm.progress import show_progress
+import itm.core.progress
+from itm.core.progress import show_progress
 
 
 def test_bar_tells_total_and_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_bar_tells_total_and_speed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_log_tells_where_no_bar_is_drawn(
     show: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(itm.progress, "_LOG_EVERY", 0.0)
+    monkeypatch.setattr(itm.core.progress, "_LOG_EVERY", 0.0)
     caplog.set_level("INFO", logger="itm")
     with show_progress("resnet18, flowers", 64, show) as advance:
         advance(32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import itm
-from itm.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError, SettingError
 from itm.ranking import rank_all
 from itm.scorers import ITM, LEEP, ETran, LogME
 

@@ -11,8 +11,8 @@ from synthetic import clusters, noise
 from torch import Tensor
 
 import itm.scorers
-from itm.errors import FeatureError
-from itm.features import Features
+from itm.core.errors import FeatureError
+from itm.core.features import Features
 from itm.scorers import ITM, NLEEP, PED, Scorer
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error::RuntimeWarning")]

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from synthetic import clusters, noise, one
 
-from itm.errors import DataError, FeatureError, SettingError
-from itm.features import Features
+from itm.core.errors import DataError, FeatureError, SettingError
+from itm.core.features import Features
 from itm.scorers import KNN, LEAD, NCTI, PED, SA, SFDA, ETran, LinearProbe, LogME, Scorer, knn, lead, priors
 from itm.scorers.base import check
 from itm.scorers.displacement import class_balls, pairwise, push_apart

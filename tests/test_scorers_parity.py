@@ -19,8 +19,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.mixture import GaussianMixture
 
-from itm.errors import FeatureError, SettingError
-from itm.features import Features
+from itm.core.errors import FeatureError, SettingError
+from itm.core.features import Features
 from itm.scorers import EMMS, GBC, LEEP, NCE, NLEEP, PARC, HScore, LogME, RegularizedHScore, Scorer, TransRate
 from itm.scorers.base import check
 from itm.scorers.hscore import ledoit_wolf

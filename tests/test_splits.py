@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
-from itm.splits import split_indices, stratified_sample
+from itm.core.errors import FeatureError, SettingError
+from itm.core.splits import split_indices, stratified_sample
 
 
 def labels(*counts: int, seed: int = 0) -> Tensor:

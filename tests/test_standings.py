@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from scipy.stats import kendalltau, weightedtau
 
 from itm import figures
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 from itm.standings import (
     METRICS,
     benchmark,

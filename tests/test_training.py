@@ -12,13 +12,13 @@ import torch
 
 from itm.backbones import load_backbone
 from itm.cells import Cells
+from itm.core.errors import DataError, SettingError
+from itm.core.provenance import peak_memory, reset_peak_memory
 from itm.data import ImageSet
-from itm.errors import DataError, SettingError
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
 from itm.machine import Machine
 from itm.protocol import Protocol
-from itm.provenance import peak_memory, reset_peak_memory
 from itm.resume import LastCheckpoint
 from itm.training import Batching, train_cell
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from itm import metrics, rowwise, uncertainty
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 from itm.uncertainty import bootstrap, compare, over_pools, resamples, spread, subpools
 
 RNG = np.random.default_rng(0)

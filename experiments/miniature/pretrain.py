@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from itm import cli
-from itm.errors import SettingError, unknown
+from itm.core.errors import SettingError, unknown
 from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.module import Pretraining
 from itm.miniature.pictures import Corpus, Pictures

@@ -17,8 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from itm.errors import ItmError
-from itm.features import Features
+from itm.core.errors import ItmError
+from itm.core.features import Features
 from itm.figures import Figure, save
 from itm.scorers import ITM
 from itm.zoo import SETTINGS, features_of_zoo

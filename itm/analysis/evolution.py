@@ -13,7 +13,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from itm.features import Features
+from itm.core.features import Features
 from itm.figures import Figure, evolution_planes
 from itm.scorers import ITM
 from itm.scorers.base import check

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from itm.core.errors import ItmError
+from itm.core.progress import show_progress
+from itm.core.splits import stratified_sample
 from itm.data import default_root, load_images
-from itm.errors import ItmError
 from itm.miniature import glyphs, icons, targets
 from itm.miniature.backdrops import SIZE
 from itm.miniature.packages import Package, files_of, versions
 from itm.miniature.pictures import BUILD, CORPUS_FILE, Corpus
-from itm.progress import show_progress
-from itm.splits import stratified_sample
 
 FASHION = Package("dataset-fashion-mnist", "MIT")
 

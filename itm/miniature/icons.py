@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 from itm.miniature.backdrops import SIZE, compose, generator_of
 from itm.miniature.packages import Package
 

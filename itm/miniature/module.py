@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from itm.epochs import derive_seed
-from itm.errors import SettingError
+from itm.core.errors import SettingError
+from itm.core.seeding import derive_seed
 from itm.finetune import lr_factor
 from itm.miniature.views import normalize
 from itm.networks import build_network, find_model

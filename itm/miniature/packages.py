@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from itm.errors import DataError
+from itm.core.errors import DataError
 
 
 class Package(NamedTuple):

@@ -16,9 +16,9 @@ from safetensors.numpy import save as to_bytes
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from itm import atomic
+from itm.core.errors import DataError
+from itm.core.files import write_atomic
 from itm.epochs import Shuffled
-from itm.errors import DataError
 
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
 """Where the corpus is kept, beside the datasets."""
@@ -62,7 +62,7 @@ class Corpus:
         words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
         words["checksum"] = self._checksum()
         file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
+        write_atomic(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
 
     @classmethod
     def load(cls, file: Path) -> Corpus:

@@ -22,14 +22,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 
-from itm import atomic, provenance
-from itm.cells import try_lock
-from itm.errors import ItmError
+from itm.core import provenance
+from itm.core.errors import ItmError
+from itm.core.files import try_lock, write_atomic
+from itm.core.lightning import no_driver_probe, quiet_lightning
+from itm.core.progress import show_progress
 from itm.miniature.module import Pretraining
 from itm.miniature.pictures import Pictures, Rounds
-from itm.progress import show_progress
 from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
-from itm.runtime import no_driver_probe, quiet_lightning
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def export(net: nn.Module, file: Path, metadata: Mapping[str, Any]) -> None:
         if not tensors[name].isfinite().all():
             raise DivergedError(f"{name} holds numbers that half precision cannot")
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(file, safetensors.torch.save(tensors, {key: json.dumps(value) for key, value in metadata.items()}))
+    write_atomic(file, safetensors.torch.save(tensors, {key: json.dumps(value) for key, value in metadata.items()}))
 
 
 def read_metadata(file: Path) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from itm import atomic
+from itm.core.files import write_atomic
+from itm.core.progress import show_progress
+from itm.core.splits import split_indices, stratified_sample
 from itm.folders import Listing, seeded_part
 from itm.miniature import backdrops, glyphs, icons
 from itm.miniature.packages import Package, files_of, versions
 from itm.miniature.pictures import CORPUS_FILE, Corpus, held_out_rows
-from itm.progress import show_progress
-from itm.splits import split_indices, stratified_sample
 
 TRAIN_SIZE, TEST_SIZE = 2000, 1000
 """Most images of characters in each split."""
@@ -157,7 +157,7 @@ def _pool(root: Path, name: str, packages: Sequence[Package], draw: Callable[[],
         pool = draw()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(file, save(pool._asdict()))
+        write_atomic(file, save(pool._asdict()))
     except OSError as error:
         _log.warning("%s cannot be written (%s), so the images of %s are drawn at every start.", file, error, name)
     return pool

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError, unknown
-from itm.features import Features
+from itm.core.errors import FeatureError, SettingError, unknown
+from itm.core.features import Features
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError
+from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score
 from itm.scorers.folds import derive
 from itm.scorers.lda import coordinates, cross_validation

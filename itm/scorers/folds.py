@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError, SettingError
 from itm.scorers.base import Samples
 
 _ROWS_AT_ONCE = 1024

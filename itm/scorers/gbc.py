@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError
+from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.moments import Moments, moments
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from itm.batches import OrderedBatches, RandomBatches
+from itm.core.errors import SettingError
+from itm.core.splits import split_indices
 from itm.dva import CenterScheme, Evolution, Loss, Stability, adaptive_steps, class_distance, pseudo_centers
-from itm.errors import SettingError
 from itm.scaling import Scaling, scale_features
 from itm.scorers.base import Samples, Score, Scorer
-from itm.splits import split_indices
 
 if TYPE_CHECKING:
     from itm.estimator import ITMModule

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError, SettingError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.leep import expected_prediction
 from itm.scorers.moments import Moments, moments

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError
+from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.moments import Moments, moments
 

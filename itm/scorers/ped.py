@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
-from itm.features import Features
+from itm.core.errors import FeatureError, SettingError
+from itm.core.features import Features
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
 from itm.scorers.logme import LogME

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from itm.errors import DataError, unknown
+from itm.core.errors import DataError, unknown
 
 
 class ModelFacts(Protocol):

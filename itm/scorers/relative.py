@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from itm.errors import FeatureError
-from itm.features import Features
+from itm.core.errors import FeatureError
+from itm.core.features import Features
 from itm.scorers.base import Samples, Score, Scorer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError, SettingError
 
 
 def split_indices(y: Tensor, fraction: float, seed: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:

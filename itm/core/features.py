@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itm.errors import FeatureError
+from itm.core.errors import FeatureError
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from itm.errors import SettingError
+from itm.core.errors import SettingError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +30,7 @@ def processes() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST)
 
 
-def each(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
+def map_forked(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
     """Apply a function to every item, in ``jobs`` forked processes of one thread each.
 
     Neither function nor items are pickled: the processes inherit them. What the function returns or raises is.

@@ -1,0 +1,1 @@
+"""Errors, features, splits, seeds, files, processes and progress: what every other package shares."""
