@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from itm.metrics import kendall_tau, regret, weighted_kendall_tau
+from itm.metrics.single import kendall_tau, regret, weighted_kendall_tau
+from itm.metrics.uncertainty import Spread, bootstrap, chance, spread
 from itm.ranking import Ranking
 from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
 from itm.truth import LEAST_MODELS, Truth
-from itm.uncertainty import Spread, bootstrap, chance, spread
 
 LEAST_FOR_INTERVAL = 6
 """With fewer models a bootstrap draws mostly copies, and its interval says next to nothing."""
@@ -27,7 +27,7 @@ class Row:
         name: Of the scorer or the prior.
         prior: Whether it never looks at the images.
         models: Number of models compared.
-        tau_w: Weighted Kendall tau, scipy's definition (see :func:`itm.metrics.weighted_kendall_tau`).
+        tau_w: Weighted Kendall tau, scipy's definition (see :func:`itm.metrics.single.weighted_kendall_tau`).
         tau_w_paper: The same by the formula printed in the ITM paper.
         kendall_tau: Kendall's tau-b.
         regret: Accuracy points lost by taking the best-scored model instead of the best one.

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import rankdata
 
-from itm import collect, rowwise
+from itm import collect
 from itm.core.errors import DataError, SettingError, unknown
+from itm.metrics import functional as rowwise
 
 PAPER_COLUMN = {
     "caltech101": "Cal101",
@@ -213,7 +214,7 @@ def prior_taus(table: pd.DataFrame, definition: rowwise.Definition = "scipy") ->
 
     Args:
         table: Accuracies of models that :func:`parameters` knows, no cell missing.
-        definition: Of the weighted tau, see :func:`itm.metrics.weighted_kendall_tau`.
+        definition: Of the weighted tau, see :func:`itm.metrics.single.weighted_kendall_tau`.
 
     Returns:
         Rows: the datasets. Columns: ``mean rank elsewhere`` and ``parameters``.

@@ -27,7 +27,7 @@ from itm import figures, tables
 from itm.comparison import TruthComparison
 from itm.core.errors import DataError
 from itm.data import ImageSet
-from itm.metrics import kendall_tau
+from itm.metrics.single import kendall_tau
 from itm.ranking import Ranking
 from itm.zoo import Candidate
 

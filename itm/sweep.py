@@ -21,7 +21,7 @@ from rich.table import Table
 from itm import figures, standings
 from itm.core.errors import ItmError, unknown
 from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
-from itm.uncertainty import chance
+from itm.metrics.uncertainty import chance
 
 _log = logging.getLogger(__name__)
 

@@ -208,7 +208,7 @@ def test_full_disk_keeps_what_is_finished(
     def full() -> None:
         monkeypatch.setattr(os, "fsync", lambda _: _raise(OSError(errno.ENOSPC, "No space left on device"))())
 
-    with pytest.raises(StoreError, match=r"No space left on device.*store=<folder>"):
+    with pytest.raises(StoreError, match=r"No space left on device.*store=<path>"):
         run(images, store, TinyBackbone({13: full}))
     monkeypatch.undo()
     backbone = TinyBackbone()

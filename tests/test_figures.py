@@ -12,7 +12,7 @@ from rankings import ranking
 
 from itm import figures
 from itm.figures.style import COLOURS, WORDS, looks
-from itm.uncertainty import chance
+from itm.metrics.uncertainty import chance
 
 
 def swept(models: str = "ab", **more: float) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 from torchmetrics import MetricCollection
 
-from itm import metrics, rowwise
 from itm.core.errors import SettingError
+from itm.metrics import functional as rowwise
+from itm.metrics import single as metrics
 
 FUNCTIONS = [
     metrics.weighted_kendall_tau,

@@ -144,7 +144,7 @@ def test_full_disk_is_named_and_leaves_nothing_half_written(store: FeatureStore,
     monkeypatch.setattr(os, "fsync", full)
     before = sorted(store.folder(KEY).iterdir())
     with pytest.raises(
-        StoreError, match=r"store=.*cannot write .*00000008-.* \(No space left on device\).*store=<folder>"
+        StoreError, match=r"store=.*cannot write .*00000008-.* \(No space left on device\).*store=<path>"
     ):
         store.write(KEY, shard(8, 10))
     assert sorted(store.folder(KEY).iterdir()) == before

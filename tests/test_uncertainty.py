@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from itm import metrics, rowwise, uncertainty
 from itm.core.errors import SettingError
-from itm.uncertainty import bootstrap, compare, over_pools, resamples, spread, subpools
+from itm.metrics import functional as rowwise
+from itm.metrics import single as metrics
+from itm.metrics import uncertainty
+from itm.metrics.uncertainty import bootstrap, compare, over_pools, resamples, spread, subpools
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.normal(size=14)

@@ -1,7 +1,7 @@
 """Rank statistics of many pools of models at once: every function takes ``[M, n]`` arrays and gives ``[M]`` values.
 
 Row ``m`` is one pool of ``n`` models. Each statistic is built from the pairwise signs ``sgn(x_i - x_j)``, so a
-thousand sub-pools cost one array operation. :mod:`itm.metrics` has the same statistics for one pool, with checks and
+thousand sub-pools cost one array operation. :mod:`itm.metrics.single` has the same statistics for one pool, with checks and
 formulas; these trust their input (:func:`finite_columns` checks it).
 """
 
@@ -62,7 +62,7 @@ def finite(name: str, values: Any) -> Array:
 
 
 def weighted_kendall_tau(truth: Array, scores: Array, definition: Definition = "scipy") -> Array:
-    """Weighted Kendall's tau of each row, see :func:`itm.metrics.weighted_kendall_tau`."""
+    """Weighted Kendall's tau of each row, see :func:`itm.metrics.single.weighted_kendall_tau`."""
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     t, s = _signs(truth), _signs(scores)
@@ -95,7 +95,7 @@ def kendall_tau(truth: Array, scores: Array) -> Array:
 
 
 def partial_kendall_tau(truth: Array, scores: Array, prior: Array) -> Array:
-    """Kendall's partial tau of each row, see :func:`itm.metrics.partial_kendall_tau`."""
+    """Kendall's partial tau of each row, see :func:`itm.metrics.single.partial_kendall_tau`."""
     ts, tp, sp = kendall_tau(truth, scores), kendall_tau(truth, prior), kendall_tau(scores, prior)
     return _ratio(ts - tp * sp, np.sqrt((1 - tp**2) * (1 - sp**2)))
 
@@ -112,7 +112,7 @@ def pearson_r(truth: Array, scores: Array) -> Array:
 
 
 def recall_at_k(truth: Array, scores: Array, k: int = 3) -> Array:
-    """Recall of the ``k`` truly best of each row, see :func:`itm.metrics.recall_at_k`."""
+    """Recall of the ``k`` truly best of each row, see :func:`itm.metrics.single.recall_at_k`."""
     _check_k(k, truth.shape[-1])
     best = truth >= np.sort(truth, axis=-1)[:, -k, None]
     chosen = _by_position(scores, (np.arange(truth.shape[-1]) < k).astype(np.float64))
@@ -120,7 +120,7 @@ def recall_at_k(truth: Array, scores: Array, k: int = 3) -> Array:
 
 
 def ndcg_at_k(truth: Array, scores: Array, k: int | None = None) -> Array:
-    """Normalised discounted cumulative gain of each row, see :func:`itm.metrics.ndcg_at_k`."""
+    """Normalised discounted cumulative gain of each row, see :func:`itm.metrics.single.ndcg_at_k`."""
     models = truth.shape[-1]
     _check_k(models if k is None else k, models)
     discount = np.where(np.arange(models) < (k or models), 1 / np.log2(np.arange(models) + 2), 0.0)
@@ -130,7 +130,7 @@ def ndcg_at_k(truth: Array, scores: Array, k: int | None = None) -> Array:
 
 
 def regret(truth: Array, scores: Array) -> Array:
-    """Truth lost by following the score in each row, see :func:`itm.metrics.regret`."""
+    """Truth lost by following the score in each row, see :func:`itm.metrics.single.regret`."""
     first = (np.arange(truth.shape[-1]) == 0).astype(np.float64)
     best = truth.max(-1)
     return np.asarray(((best[:, None] - truth) * _by_position(scores, first)).sum(-1))

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from itm import rowwise
 from itm.core.errors import SettingError
+from itm.metrics import functional as rowwise
 
 Statistic = Callable[..., rowwise.Array]
-"""A function of :mod:`itm.rowwise`; ``functools.partial`` sets its ``k`` or ``definition``."""
+"""A function of :mod:`itm.metrics.functional`; ``functools.partial`` sets its ``k`` or ``definition``."""
 Values = ArrayLike | Tensor
 Pools = NDArray[np.intp]
 
@@ -187,13 +187,13 @@ def over_pools(
         truth: Accuracy of each of the ``n`` models.
         scores: Score of each model.
         prior: A second score, for the statistic that takes one (the partial tau).
-        statistic: A function of :mod:`itm.rowwise`.
+        statistic: A function of :mod:`itm.metrics.functional`.
 
     Returns:
         One value per pool, ``[M]``.
 
     Raises:
-        SettingError: If a column is not sound (see :mod:`itm.metrics`) or a pool points past its end.
+        SettingError: If a column is not sound (see :mod:`itm.metrics.single`) or a pool points past its end.
     """
     columns = {"truth": truth, "scores": scores} | ({} if prior is None else {"prior": prior})
     arrays = rowwise.finite_columns(**columns)
@@ -223,7 +223,7 @@ def bootstrap(
         truth: Accuracy of each model.
         scores: Score of each model.
         prior: As in :func:`over_pools`.
-        statistic: A function of :mod:`itm.rowwise`.
+        statistic: A function of :mod:`itm.metrics.functional`.
         samples: Draws.
         level: Share of the draws inside the interval.
         seed: Of the draws.
@@ -256,7 +256,7 @@ def compare(
         truth: Accuracy of each model.
         a: Score of each model by the first scorer.
         b: Score of each model by the second scorer.
-        statistic: A function of :mod:`itm.rowwise`; of regret, the lower value wins.
+        statistic: A function of :mod:`itm.metrics.functional`; of regret, the lower value wins.
         level: Share of the differences inside the interval.
     """
     difference = over_pools(pools, truth, a, statistic=statistic) - over_pools(pools, truth, b, statistic=statistic)

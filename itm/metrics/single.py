@@ -26,8 +26,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from itm import rowwise
 from itm.core.errors import SettingError, unknown
+from itm.metrics import functional as rowwise
 
 Values = ArrayLike | Tensor
 
