@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from itm.backbones import Backbone, load_backbone
-from itm.data import ImageSet
+from itm.data.image_set import ImageSet
 from itm.extract import extract
 from itm.store import FeatureStore
 

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from itm.backbones import Backbone, load_backbone
 from itm.core.lightning import no_driver_probe, quiet_lightning
-from itm.data import TransferData, load_images
+from itm.data.image_set import TransferData, load_images
 from itm.finetune import FineTuneModule, train_transform
 from itm.training import Machine
 

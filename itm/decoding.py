@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from itm.core.errors import DataError, SettingError
 
 if TYPE_CHECKING:
-    from itm.data import ImageSet
+    from itm.data.image_set import ImageSet
 
 
 class Batch(NamedTuple):

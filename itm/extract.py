@@ -22,7 +22,7 @@ from itm.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
     from itm.backbones import Backbone
-    from itm.data import ImageSet
+    from itm.data.image_set import ImageSet
 
 Precision = Literal["32", "bf16", "16"]
 OnError = Literal["stop", "skip"]

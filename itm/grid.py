@@ -17,7 +17,7 @@ from itm.adaptation import ADAPTATIONS, check_packages
 from itm.backbones import Backbone, load_backbone
 from itm.cells import Cell, Cells, Record
 from itm.core.errors import ItmError, SettingError, unknown
-from itm.data import ImageSet, load_images
+from itm.data.image_set import ImageSet, load_images
 from itm.machine import Machine
 from itm.protocol import Protocol, check_number
 from itm.resume import LastCheckpoint

@@ -40,7 +40,7 @@ PAPER_COLUMN = {
     "sun397": "SUN",
     "voc2007": "VOC",
 }
-"""Column of the paper's table by dataset name of :mod:`itm.data`."""
+"""Column of the paper's table by dataset name of :mod:`itm.data.image_set`."""
 
 VITS = ("DINO-S8", "DINO-B16", "MoCov3-B16", "MAE-B16", "MAE-L16", "SimMIM-B16")
 """The six self-supervised transformers of the paper's main comparison."""

@@ -26,7 +26,7 @@ from rich.markup import escape
 from itm import figures, tables
 from itm.comparison import TruthComparison
 from itm.core.errors import DataError
-from itm.data import ImageSet
+from itm.data.image_set import ImageSet
 from itm.metrics.single import kendall_tau
 from itm.ranking import Ranking
 from itm.zoo import Candidate

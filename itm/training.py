@@ -22,7 +22,7 @@ from itm.core import provenance
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
-from itm.data import ImageSet, TransferData
+from itm.data.image_set import ImageSet, TransferData
 from itm.finetune import FineTuneModule, train_transform
 from itm.machine import Machine
 from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible

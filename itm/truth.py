@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from itm.catalog import CATALOG
 from itm.core.errors import DataError, SettingError, unknown
+from itm.data.catalog import CATALOG
 from itm.groundtruth import PAPER_COLUMN, load
 
 LEAST_MODELS = 3

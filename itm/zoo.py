@@ -13,7 +13,7 @@ from typing import Any
 from itm.backbones import Backbone, load_backbone
 from itm.core.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.core.features import Features
-from itm.data import ImageSet, load_images
+from itm.data.image_set import ImageSet, load_images
 from itm.extract import Extraction, extract
 from itm.scorers import Scorer
 from itm.store import FeatureStore

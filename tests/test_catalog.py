@@ -16,10 +16,10 @@ import torchvision.datasets
 from conftest import Tree
 from scipy.io import savemat
 
-from itm import catalog
-from itm.catalog import CATALOG
 from itm.core.errors import DataError
-from itm.data import load_images
+from itm.data import catalog
+from itm.data.catalog import CATALOG
+from itm.data.image_set import load_images
 
 Shown = dict[str, str]
 """Class by file name."""

@@ -20,7 +20,7 @@ from scipy import stats
 from itm import figures
 from itm.comparison import compare_with_truth, known_priors
 from itm.core.errors import DataError, SettingError
-from itm.data import ImageSet, load_images
+from itm.data.image_set import ImageSet, load_images
 from itm.metrics import functional as rowwise
 from itm.report import Report
 from itm.scorers import ITM, KNN, LogME

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from itm.core.errors import DataError, FeatureError, SettingError
 from itm.core.features import Features
-from itm.data import TransferData, default_root, load_images
+from itm.data.image_set import TransferData, default_root, load_images
 
 
 def test_image_set(image_folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import estimate
 from itm.backbones import load_backbone
-from itm.data import load_images
+from itm.data.image_set import load_images
 from itm.extract import extract
 from itm.scorers import PED
 from itm.store import FeatureStore

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from itm.backbones import load_backbone
 from itm.core.errors import DataError, ItmError, SettingError, StoreError
-from itm.data import ImageSet, load_images
+from itm.data.image_set import ImageSet, load_images
 from itm.extract import extract
 from itm.store import FeatureStore
 

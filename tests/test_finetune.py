@@ -20,7 +20,7 @@ from itm.backbones import Backbone, load_backbone
 from itm.core.errors import SettingError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.seeding import derive_seed
-from itm.data import ImageSet, TransferData
+from itm.data.image_set import ImageSet, TransferData
 from itm.finetune import FineTuneModule, accuracies, lr_factor, train_transform
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,7 @@ import torch
 from conftest import Tree
 
 from itm.core.errors import DataError
-from itm.folders import read_folder
+from itm.data.folders import read_folder
 
 
 def names(root: Path, split: str, seed: int = 0) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itm import images
 from itm.core.errors import DataError
-from itm.images import as_rgb, decode
+from itm.data import decode as images
+from itm.data.decode import as_rgb, decode
 
 RED = (255, 0, 0)
 WHITE = (255, 255, 255)

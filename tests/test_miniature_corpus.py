@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from itm import catalog
 from itm.core.errors import DataError, SettingError
-from itm.data import load_images
+from itm.data import catalog
+from itm.data.image_set import load_images
 from itm.miniature import corpus, glyphs, icons, targets
 from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.icons import Theme

@@ -14,7 +14,7 @@ from rankings import candidate, ranking
 from rich.console import Console
 
 from itm import figures
-from itm.data import load_images
+from itm.data.image_set import load_images
 from itm.report import Candidate, Report, agreement, verdict
 from itm.scorers import ITM, LogME
 from itm.tables import scores_tables

@@ -12,7 +12,7 @@ import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from itm.data import load_images
+from itm.data.image_set import load_images
 from itm.ranking import Entry, Ranking
 from itm.report import Candidate, Report
 from itm.scorers import ITM

@@ -18,7 +18,7 @@ import train_groundtruth
 from itm import cli, groundtruth
 from itm.cells import Cells
 from itm.core.errors import SettingError
-from itm.data import load_images
+from itm.data.image_set import load_images
 from itm.finetune import FineTuneModule
 from itm.grid import Grid, Walk, load_both
 from itm.protocol import Protocol

@@ -14,7 +14,7 @@ from itm.backbones import load_backbone
 from itm.cells import Cells
 from itm.core.errors import DataError, SettingError
 from itm.core.provenance import peak_memory, reset_peak_memory
-from itm.data import ImageSet
+from itm.data.image_set import ImageSet
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
 from itm.machine import Machine

@@ -22,7 +22,7 @@ from rich.table import Table
 from itm.core.errors import ItmError
 from itm.core.progress import show_progress
 from itm.core.splits import stratified_sample
-from itm.data import default_root, load_images
+from itm.data.image_set import default_root, load_images
 from itm.miniature import glyphs, icons, targets
 from itm.miniature.backdrops import SIZE
 from itm.miniature.packages import Package, files_of, versions

@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 from itm.core.files import write_atomic
 from itm.core.progress import show_progress
 from itm.core.splits import split_indices, stratified_sample
-from itm.folders import Listing, seeded_part
+from itm.data.folders import Listing, seeded_part
 from itm.miniature import backdrops, glyphs, icons
 from itm.miniature.packages import Package, files_of, versions
 from itm.miniature.pictures import CORPUS_FILE, Corpus, held_out_rows

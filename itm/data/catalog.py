@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from itm.core.errors import DataError
-from itm.folders import Listing, list_classes, seeded_part
+from itm.data.folders import Listing, list_classes, seeded_part
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files."""

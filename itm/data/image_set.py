@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from itm.catalog import CATALOG
 from itm.core.errors import DataError, SettingError, unknown
 from itm.core.features import Features
 from itm.core.splits import split_indices, stratified_sample
+from itm.data.catalog import CATALOG
+from itm.data.decode import as_rgb, content, decode, display
+from itm.data.folders import read_folder
 from itm.epochs import Shuffled, Views
-from itm.folders import read_folder
-from itm.images import as_rgb, content, decode, display
 
 SPLITS = ("train", "test")
 
@@ -62,7 +62,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         return self.image(index), int(self.labels[index])
 
     def image(self, index: int) -> Image.Image:
-        """Decode one image as a person sees it (see :func:`itm.images.decode`).
+        """Decode one image as a person sees it (see :func:`itm.data.decode.decode`).
 
         Returns:
             The image, mode ``"RGB"``, its own size.
@@ -124,12 +124,12 @@ def load_images(
 ) -> ImageSet:
     """Find the labelled images of one split of a dataset.
 
-    Nothing is decoded here. A name of the table (:data:`itm.catalog.CATALOG`) goes before a folder of the same name;
+    Nothing is decoded here. A name of the table (:data:`itm.data.catalog.CATALOG`) goes before a folder of the same name;
     ``./name`` means the folder.
 
     Args:
         data: A dataset's name, or a folder: ``train/`` beside ``test/`` or ``val/`` with a folder per class each, or
-            the class folders themselves (see :func:`itm.folders.read_folder`).
+            the class folders themselves (see :func:`itm.data.folders.read_folder`).
         split: ``"train"`` or ``"test"``.
         root: Folder of the downloaded datasets, in torchvision's layout; by default :func:`default_root`.
         seed: Decides the split where the dataset has no official one, and which images ``limit`` keeps.

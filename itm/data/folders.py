@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from itm.core.errors import DataError
 from itm.core.splits import split_indices
-from itm.images import SUFFIXES, display
+from itm.data.decode import SUFFIXES, display
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")

@@ -1,0 +1,1 @@
+"""Labelled images: by name, from folders, decoded as a person sees them."""
