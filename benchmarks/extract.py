@@ -22,9 +22,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from itm.backbones import Backbone, load_backbone
 from itm.data.image_set import ImageSet
 from itm.extract import extract
+from itm.models.backbone import Backbone, load_backbone
 from itm.store import FeatureStore
 
 FORMATS = {"JPEG": {"quality": 90}, "PNG": {}}

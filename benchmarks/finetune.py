@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itm.backbones import Backbone, load_backbone
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.data.image_set import TransferData, load_images
 from itm.finetune import FineTuneModule, train_transform
+from itm.models.backbone import Backbone, load_backbone
 from itm.training import Machine
 
 CLASSES = 10

@@ -21,8 +21,8 @@ from itm.decoding import Batch, cores, decode
 from itm.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
-    from itm.backbones import Backbone
     from itm.data.image_set import ImageSet
+    from itm.models.backbone import Backbone
 
 Precision = Literal["32", "bf16", "16"]
 OnError = Literal["stop", "skip"]

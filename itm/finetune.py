@@ -17,9 +17,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import InterpolationMode, v2
 
 from itm.adaptation import adapt, trainable_parameters
-from itm.backbones import Backbone
 from itm.core.errors import SettingError, unknown
 from itm.core.seeding import derive_seed
+from itm.models.backbone import Backbone
 
 SCHEDULES = ("cosine", "constant")
 

@@ -14,11 +14,11 @@ from types import UnionType
 from typing import Any, TypeVar
 
 from itm.adaptation import ADAPTATIONS, check_packages
-from itm.backbones import Backbone, load_backbone
 from itm.cells import Cell, Cells, Record
 from itm.core.errors import ItmError, SettingError, unknown
 from itm.data.image_set import ImageSet, load_images
 from itm.machine import Machine
+from itm.models.backbone import Backbone, load_backbone
 from itm.protocol import Protocol, check_number
 from itm.resume import LastCheckpoint
 from itm.training import train_cell
@@ -136,7 +136,7 @@ class Walk:
     is recorded. A failure that was recorded before the walk began is tried again, once by all workers together.
 
     Args:
-        zoo: Settings of :func:`itm.backbones.load_backbone` by the model's name.
+        zoo: Settings of :func:`itm.models.backbone.load_backbone` by the model's name.
         train: Training images.
         test: Test images.
         cells: Where the records are.

@@ -16,7 +16,6 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
-from itm.backbones import Backbone
 from itm.cells import Cell, Cells, Record
 from itm.core import provenance
 from itm.core.errors import DataError, ItmError, StoreError
@@ -25,6 +24,7 @@ from itm.core.progress import show_progress
 from itm.data.image_set import ImageSet, TransferData
 from itm.finetune import FineTuneModule, train_transform
 from itm.machine import Machine
+from itm.models.backbone import Backbone
 from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from itm.backbones import Backbone, load_backbone
 from itm.core.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.core.features import Features
 from itm.data.image_set import ImageSet, load_images
 from itm.extract import Extraction, extract
+from itm.models.backbone import Backbone, load_backbone
 from itm.scorers import Scorer
 from itm.store import FeatureStore
 

@@ -12,8 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from itm.adaptation import Splice, adapt, trainable_parameters
-from itm.backbones import Backbone, load_backbone
 from itm.core.errors import SettingError
+from itm.models.backbone import Backbone, load_backbone
 
 D, BLOCKS = 64, 6  # of test_vit
 SIDE = 32  # four patches of 16 pixels

@@ -17,10 +17,10 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from itm import groundtruth
-from itm.backbones import Backbone, load_backbone
-from itm.checkpoints import LAYOUTS
 from itm.core.errors import CheckpointError, ItmError, SettingError
-from itm.networks import NetworkBuilder, find_model
+from itm.models.backbone import Backbone, load_backbone
+from itm.models.builder import NetworkBuilder, find_model
+from itm.models.checkpoints import LAYOUTS
 
 CONTROL = "none (randomly initialised control)"
 TINY = {"depth": 2, "embed_dim": 48, "num_heads": 3}

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from itm.checkpoints import LAYOUTS, digest, fit, locate, match_by_order, read
 from itm.core.errors import CheckpointError
+from itm.models.checkpoints import LAYOUTS, digest, fit, locate, match_by_order, read
 
 SETTING = "zoo.x.checkpoint"
 Save = Callable[..., Path]

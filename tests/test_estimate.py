@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import estimate
-from itm.backbones import load_backbone
 from itm.data.image_set import load_images
 from itm.extract import extract
+from itm.models.backbone import load_backbone
 from itm.scorers import PED
 from itm.store import FeatureStore
 

@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from itm.backbones import load_backbone
 from itm.core.errors import DataError, ItmError, SettingError, StoreError
 from itm.data.image_set import ImageSet, load_images
 from itm.extract import extract
+from itm.models.backbone import load_backbone
 from itm.store import FeatureStore
 
 FORK = multiprocessing.get_context("fork")

@@ -22,7 +22,6 @@ pytest.importorskip("kornia", reason="needs the extra `miniature`")
 
 import itm
 from itm import cli
-from itm.backbones import load_backbone
 from itm.core.errors import SettingError
 from itm.miniature import pretraining
 from itm.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
@@ -32,6 +31,7 @@ from itm.miniature.pictures import Corpus, Pictures, Rounds
 from itm.miniature.pretraining import DivergedError, Job, Machine, Walk, export, read_metadata, train
 from itm.miniature.supervised import Supervised
 from itm.miniature.views import RandomViews
+from itm.models.backbone import load_backbone
 from itm.zoo import features_of_zoo
 
 pytestmark = pytest.mark.miniature
@@ -503,8 +503,8 @@ def test_wrong_arguments_name_their_setting(settings, message):
 
 
 def test_a_checkpoint_of_the_repository_is_found_from_anywhere(tmp_path, monkeypatch):
-    from itm.checkpoints import LAYOUTS, locate
     from itm.core.errors import CheckpointError
+    from itm.models.checkpoints import LAYOUTS, locate
 
     monkeypatch.chdir(tmp_path)
     assert locate("repository:pyproject.toml", LAYOUTS["timm"], "zoo.a.checkpoint") == ROOT / "pyproject.toml"

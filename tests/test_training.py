@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from itm.backbones import load_backbone
 from itm.cells import Cells
 from itm.core.errors import DataError, SettingError
 from itm.core.provenance import peak_memory, reset_peak_memory
@@ -18,6 +17,7 @@ from itm.data.image_set import ImageSet
 from itm.finetune import FineTuneModule
 from itm.grid import Grid
 from itm.machine import Machine
+from itm.models.backbone import load_backbone
 from itm.protocol import Protocol
 from itm.resume import LastCheckpoint
 from itm.training import Batching, train_cell

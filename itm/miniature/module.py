@@ -17,7 +17,7 @@ from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
 from itm.finetune import lr_factor
 from itm.miniature.views import normalize
-from itm.networks import build_network, find_model
+from itm.models.builder import build_network, find_model
 
 _ROUND = 25  # steps, a few seconds
 
@@ -133,7 +133,7 @@ class Pretraining(L.LightningModule):
 
 
 def build(model: str, model_args: Mapping[str, Any] | None, num_classes: int) -> nn.Module:
-    """Build a network as :func:`itm.backbones.load_backbone` does from the same settings."""
+    """Build a network as :func:`itm.models.backbone.load_backbone` does from the same settings."""
     return build_network(find_model(model, "model"), model_args or {}, num_classes, "model_args")
 
 

@@ -15,7 +15,7 @@ from itm.core.errors import DataError, unknown
 
 
 class ModelFacts(Protocol):
-    """What a backbone knows of itself; :class:`itm.backbones.Backbone` is one."""
+    """What a backbone knows of itself; :class:`itm.models.backbone.Backbone` is one."""
 
     @property
     def num_parameters(self) -> int:

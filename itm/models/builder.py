@@ -13,9 +13,9 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from itm.checkpoints import Layout, fit, locate, match_by_order, read
 from itm.core.errors import CheckpointError, SettingError, unknown
-from itm.torchvision_models import PREFIX, TorchvisionModel
+from itm.models.checkpoints import Layout, fit, locate, match_by_order, read
+from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 # arguments of create_model that have settings of their own, or would make another interface of the network

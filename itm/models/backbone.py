@@ -22,9 +22,9 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from itm.checkpoints import LAYOUTS, digest
 from itm.core.errors import SettingError, unknown
-from itm.networks import Network, NetworkBuilder, find_model
+from itm.models.builder import Network, NetworkBuilder, find_model
+from itm.models.checkpoints import LAYOUTS, digest
 
 _RANDOM = "none (randomly initialised control)"
 # every setting of a zoo entry, in the order of load_backbone
@@ -160,7 +160,7 @@ def load_backbone(
         pretrained: Fetch the weights that timm or torchvision publishes under that name.
         checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships, or
             ``repository:<path>`` for one in this project's repository.
-        layout: Who wrote the checkpoint: a key of :data:`itm.checkpoints.LAYOUTS`.
+        layout: Who wrote the checkpoint: a key of :data:`itm.models.checkpoints.LAYOUTS`.
         pooling: ``"cls"`` or ``"mean"`` for a transformer with a class token; the authors' own where not given.
         image_size: Side in pixels; the weights' own where not given. What is learned per position is resampled.
         preprocessing: What differs from the model's own: ``crop_pct``, ``crop_mode``, ``interpolation``, ``mean``,
