@@ -22,10 +22,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itm.batches import OrderedBatches, RandomBatches
-from itm.dva import adaptive_steps, class_distance, evolve, evolve_unrolled, pseudo_centers
-from itm.estimator import ITMModule, fit
-from itm.scaling import scale_features
+from itm.dva.batches import OrderedBatches, RandomBatches
+from itm.dva.equations import adaptive_steps, class_distance, evolve, evolve_unrolled, pseudo_centers
+from itm.dva.module import ITMModule, fit
+from itm.dva.scaling import scale_features
 from itm.scorers import ITM
 from itm.scorers.base import Samples
 

@@ -8,8 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itm.core.errors import FeatureError, SettingError
-from itm.dva import adaptive_steps, class_distance, evolve, evolve_unrolled, largest_eigenvalue, pseudo_centers
-from itm.geometric import _Doubling, closed_form, geometric_sum
+from itm.dva.closed_form import _Doubling, closed_form, geometric_sum
+from itm.dva.equations import (
+    adaptive_steps,
+    class_distance,
+    evolve,
+    evolve_unrolled,
+    largest_eigenvalue,
+    pseudo_centers,
+)
 
 SHAPES = [(40, 12), (12, 40), (1, 5)]  # B > p, B < p, one row
 

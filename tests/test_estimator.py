@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from itm.batches import OrderedBatches, RandomBatches
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
-from itm.dva import class_distance, pseudo_centers
-from itm.estimator import ITMModule, fit
-from itm.scaling import scale_features
+from itm.dva.batches import OrderedBatches, RandomBatches
+from itm.dva.equations import class_distance, pseudo_centers
+from itm.dva.module import ITMModule, fit
+from itm.dva.scaling import scale_features
 from itm.scorers import ITM
 
 SHORT = {"batch_size": 32, "iterations": 120, "evaluate_every": 40}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from itm.batches import OrderedBatches, RandomBatches
 from itm.core.errors import SettingError
 from itm.core.splits import split_indices
-from itm.dva import CenterScheme, Evolution, Loss, Stability, adaptive_steps, class_distance, pseudo_centers
-from itm.scaling import Scaling, scale_features
+from itm.dva.batches import OrderedBatches, RandomBatches
+from itm.dva.equations import CenterScheme, Evolution, Loss, Stability, adaptive_steps, class_distance, pseudo_centers
+from itm.dva.scaling import Scaling, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 
 if TYPE_CHECKING:
-    from itm.estimator import ITMModule
+    from itm.dva.module import ITMModule
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class ITM(Scorer):
         eta_0: Rate of the logarithm in eq. 9.
         steps: A fixed ``n`` in place of eq. 9.
         loss: Inner loss (Table 2): ``"mse"``, ``"mae"`` or ``"ce"``.
-        centers: Scheme of :func:`itm.dva.pseudo_centers` (appendix A.8).
+        centers: Scheme of :func:`itm.dva.equations.pseudo_centers` (appendix A.8).
         shift: Whether centers take the scalar mean and standard deviation of the training features, as scaled.
         dim: Width ``p`` of the mapped embeddings, at least the number of classes, which is the default (ours).
-        standardize: Form of dis_φ, see :func:`itm.dva.class_distance`.
-        scaling: Feature scaling before the map, see :func:`itm.scaling.scale_features` (ours).
+        standardize: Form of dis_φ, see :func:`itm.dva.equations.class_distance`.
+        scaling: Feature scaling before the map, see :func:`itm.dva.scaling.scale_features` (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
         measure: What the score is of the held-out part: its ``"accuracy"`` (the paper's), or minus its cross-entropy in
             nats (ours), which moves with every row and not in steps of one row.
-        stability: What happens where the evolution would diverge, see :class:`itm.estimator.ITMModule` (ours).
+        stability: What happens where the evolution would diverge, see :class:`itm.dva.module.ITMModule` (ours).
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW (ours: the library's default).
         train_fraction: Share of the rows that train; the others score.
@@ -137,7 +137,7 @@ class ITM(Scorer):
         generator = torch.Generator().manual_seed(self.seed)
         shuffled = heldout[torch.randperm(len(heldout), generator=generator).to(device)]
         # Lightning takes seconds to import: only the scorer that trains pays for it
-        from itm.estimator import ITMModule, fit
+        from itm.dva.module import ITMModule, fit
 
         module = ITMModule(x.shape[1], **self._inner(x_train, samples.num_classes), steps=n)
         batches = RandomBatches(x_train, y_train, self.batch_size, generator)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itm.batches import Batch, OrderedBatches, RandomBatches, Rounds
 from itm.core.errors import FeatureError, unknown
 from itm.core.lightning import no_driver_probe, quiet_lightning
-from itm.dva import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
+from itm.dva.batches import Batch, OrderedBatches, RandomBatches, Rounds
+from itm.dva.equations import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
 
 _WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
 
@@ -47,9 +47,9 @@ class Trace:
 class ITMModule(L.LightningModule):
     """The map ``f: E ↦ E W_z`` and the head ``h``, trained on evolved embeddings (Algorithms 1 and 2).
 
-    Each training batch is mapped, evolved by :func:`itm.dva.evolve` towards its classes' pseudo-cluster centers and
+    Each training batch is mapped, evolved by :func:`itm.dva.equations.evolve` towards its classes' pseudo-cluster centers and
     classified; the cross-entropy reaches ``W_z`` through the evolution. Held-out batches give the score.
-    One batch of the Trainer is a round of mini-batches (:class:`itm.batches.Rounds`), optimised by hand: a step takes
+    One batch of the Trainer is a round of mini-batches (:class:`itm.dva.batches.Rounds`), optimised by hand: a step takes
     about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
 
     Args:
@@ -128,7 +128,7 @@ class ITMModule(L.LightningModule):
     def evolve(self, theta: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
         """Evolve conditioned embeddings ``[B, p]`` by this module's settings, with a stable ``η``.
 
-        See :func:`itm.dva.evolve` for ``onto``.
+        See :func:`itm.dva.equations.evolve` for ``onto``.
         """
         eta = self._stable_eta(theta)
         if self.evolution == "closed_form":

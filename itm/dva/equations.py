@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError, unknown
-from itm.geometric import closed_form
-from itm.stepwise import cross_entropy_steps
+from itm.dva.closed_form import closed_form
+from itm.dva.cross_entropy import cross_entropy_steps
 
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]

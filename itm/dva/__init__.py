@@ -1,0 +1,1 @@
+"""Divide-and-conquer variational approximation (DVA): the equations of ITM and their training."""
