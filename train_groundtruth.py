@@ -21,7 +21,7 @@ from rich.console import Console
 from itm import cli, collect, groundtruth
 from itm.cells import Cells
 from itm.core.errors import SettingError
-from itm.extract import Precision
+from itm.extraction.extract import Precision
 from itm.grid import CellsFailedError, Grid, Walk, load_both
 from itm.machine import Machine
 

@@ -1,6 +1,6 @@
 """How much of a network's speed extraction keeps: bare forward passes beside the whole way from image files.
 
-The bare passes read tensors that are already in memory; ``itm.extract`` decodes files, resizes, and writes the store.
+The bare passes read tensors that are already in memory; ``itm.extraction.extract`` decodes files, resizes, and writes the store.
 Both are repeated in turn, so that other load on the machine meets them alike, and the medians are compared.
 
     python benchmarks/extract.py --images 256 --repeats 5 resnet18 resnet50
@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from itm.data.image_set import ImageSet
-from itm.extract import extract
+from itm.extraction.extract import extract
+from itm.extraction.store import FeatureStore
 from itm.models.backbone import Backbone, load_backbone
-from itm.store import FeatureStore
 
 FORMATS = {"JPEG": {"quality": 90}, "PNG": {}}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from itm.core.errors import SettingError
-from itm.decoding import cores
+from itm.extraction.loader import cores
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from itm import figures, tables
 from itm.comparison import TruthComparison
 from itm.core.errors import DataError
 from itm.data.image_set import ImageSet
+from itm.extraction.pool import Candidate
 from itm.metrics.single import kendall_tau
 from itm.ranking import Ranking
-from itm.zoo import Candidate
 
 PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning", "scikit-learn", "numpy", "pillow")
 

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from itm.comparison import TruthComparison
+from itm.extraction.pool import Candidate
 from itm.ranking import Ranking
-from itm.zoo import Candidate
 
 Accuracy = Mapping[str, float]
 """True accuracy by model, percent; empty where there is none."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from itm.extraction.pool import Candidate
 from itm.ranking import Entry, Ranking
 from itm.scorers import ITM
 from itm.scorers.base import Score
-from itm.zoo import Candidate
 
 
 def ranking(scorer=None, failed=None, curve=False, **runs) -> Ranking:

@@ -12,10 +12,10 @@ import pytest
 
 import estimate
 from itm.data.image_set import load_images
-from itm.extract import extract
+from itm.extraction.extract import extract
+from itm.extraction.store import FeatureStore
 from itm.models.backbone import load_backbone
 from itm.scorers import PED
-from itm.store import FeatureStore
 
 ZOO = (
     "~zoo",

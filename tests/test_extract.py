@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from itm.core.errors import DataError, ItmError, SettingError, StoreError
 from itm.data.image_set import ImageSet, load_images
-from itm.extract import extract
+from itm.extraction.extract import extract
+from itm.extraction.store import FeatureStore
 from itm.models.backbone import load_backbone
-from itm.store import FeatureStore
 
 FORK = multiprocessing.get_context("fork")
 

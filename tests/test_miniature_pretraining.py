@@ -23,6 +23,7 @@ pytest.importorskip("kornia", reason="needs the extra `miniature`")
 import itm
 from itm import cli
 from itm.core.errors import SettingError
+from itm.extraction.pool import features_of_zoo
 from itm.miniature import pretraining
 from itm.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
 from itm.miniature.masked import MAE, SimMIM
@@ -32,7 +33,6 @@ from itm.miniature.pretraining import DivergedError, Job, Machine, Walk, export,
 from itm.miniature.supervised import Supervised
 from itm.miniature.views import RandomViews
 from itm.models.backbone import load_backbone
-from itm.zoo import features_of_zoo
 
 pytestmark = pytest.mark.miniature
 ROOT = Path(__file__).parents[1]

@@ -127,7 +127,7 @@ def test_sweep_figure_tells_every_model_and_setting_apart(tmp_path):
 
 def test_candidate_of_reads_backbone_and_extraction():
     from itm.core.features import Features
-    from itm.extract import Extraction
+    from itm.extraction.extract import Extraction
     from itm.models.backbone import load_backbone
 
     backbone = load_backbone("resnet10t", image_size=32)

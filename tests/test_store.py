@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from itm.core.errors import StoreError
-from itm.store import FeatureKey, FeatureStore, Shard
+from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 KEY = FeatureKey("resnet18", "a1", "resize 8", "gap", "32", "f1", name="my resnet", dataset="blüten/x", split="train")
 

@@ -13,10 +13,10 @@ from typing import Any
 from itm.core.errors import DataError, FeatureError, ItmError, SettingError, StoreError
 from itm.core.features import Features
 from itm.data.image_set import ImageSet, load_images
-from itm.extract import Extraction, extract
+from itm.extraction.extract import Extraction, extract
+from itm.extraction.store import FeatureStore
 from itm.models.backbone import Backbone, load_backbone
 from itm.scorers import Scorer
-from itm.store import FeatureStore
 
 SETTINGS = ("data", "zoo", "trainer", "store", "seed")
 """Settings of a run that decide its features: what :func:`features_of_zoo` takes, and remembers by."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from itm.core.errors import DataError, SettingError, unknown
 from itm.core.features import Features
 from itm.core.progress import show_progress
-from itm.decoding import Batch, cores, decode
-from itm.store import FeatureKey, FeatureStore, Shard
+from itm.extraction.loader import Batch, cores, decode
+from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
     from itm.data.image_set import ImageSet

@@ -1,0 +1,1 @@
+"""Images through backbones into features on disk."""
