@@ -18,12 +18,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from itm import cli, collect, groundtruth
-from itm.cells import Cells
+from itm import cli
 from itm.core.errors import SettingError
 from itm.extraction.extract import Precision
-from itm.grid import CellsFailedError, Grid, Walk, load_both
-from itm.machine import Machine
+from itm.groundtruth import summary as collect
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.grid import CellsFailedError, Grid, Walk, load_both
+from itm.groundtruth.hardware import Machine
+from itm.groundtruth.trials import Cells
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -30,9 +30,9 @@ from torch.nn import functional as F
 
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.data.image_set import TransferData, load_images
-from itm.finetune import FineTuneModule, train_transform
+from itm.groundtruth.module import FineTuneModule, train_transform
+from itm.groundtruth.train import Machine
 from itm.models.backbone import Backbone, load_backbone
-from itm.training import Machine
 
 CLASSES = 10
 MODELS = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import wandb
 
-from itm.cells import Record
 from itm.figures import score_bars, truth_scatter
+from itm.groundtruth.trials import Record
 from itm.report import Report
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
 from itm.data.catalog import CATALOG
-from itm.groundtruth import PAPER_COLUMN, load
+from itm.groundtruth.tables import PAPER_COLUMN, load
 
 LEAST_MODELS = 3
 """Fewer models than these have no order to speak of."""
@@ -39,7 +39,7 @@ class Truth:
 
     Args:
         dataset: Name of the dataset.
-        table: Percent, index model, columns dataset, as :func:`itm.groundtruth.load` returns it.
+        table: Percent, index model, columns dataset, as :func:`itm.groundtruth.tables.load` returns it.
         column: The dataset's column.
         source: ``"paper"`` or the file, as the user knows it.
         protocol: How the models were fine-tuned, in words; empty where it is not recorded.
@@ -67,7 +67,7 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     Args:
         source: ``"shipped"``: the table of the folder ``shipped`` that covers most of the models, for a dataset known
             by name; none of them fitting is no error. ``"paper"``: the paper's table. A CSV file that
-            :func:`itm.groundtruth.load` reads. None: no comparison.
+            :func:`itm.groundtruth.tables.load` reads. None: no comparison.
         data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
         models: Names of the run's models.
         shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trainings and are no tables.

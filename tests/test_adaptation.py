@@ -11,8 +11,8 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from itm.adaptation import Splice, adapt, trainable_parameters
 from itm.core.errors import SettingError
+from itm.groundtruth.adaptation import Splice, adapt, trainable_parameters
 from itm.models.backbone import Backbone, load_backbone
 
 D, BLOCKS = 64, 6  # of test_vit

@@ -16,8 +16,8 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from itm import groundtruth
 from itm.core.errors import CheckpointError, ItmError, SettingError
+from itm.groundtruth import tables as groundtruth
 from itm.models.backbone import Backbone, load_backbone
 from itm.models.builder import NetworkBuilder, find_model
 from itm.models.checkpoints import LAYOUTS

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from itm.cells import Cell, Cells, Record
 from itm.core.errors import SettingError, StoreError
-from itm.protocol import Protocol
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.trials import Cell, Cells, Record
 
 CELL = Cell("my bees/ä", "aa", "bb", "ViT:B", "vit", "cc", "resize 33, crop 32", "cls", 1e-5, 1e-2)
 PROTOCOLS = [

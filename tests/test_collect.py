@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from itm import collect, groundtruth
-from itm.cells import Cell, Cells, Record
 from itm.core.errors import DataError, SettingError
-from itm.protocol import Protocol
+from itm.groundtruth import summary as collect
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.trials import Cell, Cells, Record
 
 SHORT = Protocol(epochs=2, warmup_epochs=0, limit=100, name="cpu-short")
 PUBLISHED = groundtruth.published()

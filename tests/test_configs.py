@@ -10,8 +10,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 import itm.scorers
-from itm import groundtruth
-from itm.grid import Grid
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.grid import Grid
 from itm.scorers.base import Scorer
 from itm.truth import find_truth
 

@@ -11,9 +11,9 @@ import timm
 import torch
 from scipy import stats
 
-from itm import groundtruth
 from itm.core.errors import DataError, SettingError
-from itm.groundtruth import PAPER10, load, mean_rank, merge, missing_cells, parameters, reported
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.tables import PAPER10, load, mean_rank, merge, missing_cells, parameters, reported
 
 REPORTED = {
     "table1_weighted_tau": (8, 11),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from itm import collect, groundtruth
-from itm.cells import Cells
+from itm.groundtruth import summary as collect
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.trials import Cells
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "experiments" / "README.md").read_text("utf-8")

@@ -15,14 +15,15 @@ from unittest.mock import MagicMock
 import pytest
 
 import train_groundtruth
-from itm import cli, groundtruth
-from itm.cells import Cells
+from itm import cli
 from itm.core.errors import SettingError
 from itm.data.image_set import load_images
-from itm.finetune import FineTuneModule
-from itm.grid import Grid, Walk, load_both
-from itm.protocol import Protocol
-from itm.training import train_cell
+from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.grid import Grid, Walk, load_both
+from itm.groundtruth.module import FineTuneModule
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.train import train_cell
+from itm.groundtruth.trials import Cells
 
 ZOO = ("~zoo", "+zoo.a={model: test_vit}", "+zoo.b={model: test_resnet}")
 FAST = ("image_size=32", "grid.lr=[1e-3]", "grid.weight_decay=[1e-2]")
@@ -62,7 +63,7 @@ def trained(monkeypatch) -> list[str]:
         names.append(str(cell))
         return train_cell(cell, *others)
 
-    monkeypatch.setattr("itm.grid.train_cell", note)
+    monkeypatch.setattr("itm.groundtruth.grid.train_cell", note)
     return names
 
 
@@ -232,7 +233,7 @@ def test_cells_that_another_worker_holds_are_come_back_to(walk, grid, monkeypatc
         waits.append(len(list(walk.cells.root.rglob("record.json"))))
         claimed.__exit__(None, None, None)
 
-    monkeypatch.setattr("itm.grid.time.sleep", wait)
+    monkeypatch.setattr("itm.groundtruth.grid.time.sleep", wait)
     records, failed = walk.run(grid)
     assert (len(records), failed) == (2, [])
     assert waits == [1], "the free cell comes first, then one wait"

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from itm.cells import Cells
 from itm.core.errors import DataError, SettingError
 from itm.core.provenance import peak_memory, reset_peak_memory
 from itm.data.image_set import ImageSet
-from itm.finetune import FineTuneModule
-from itm.grid import Grid
-from itm.machine import Machine
+from itm.groundtruth.checkpoint import LastCheckpoint
+from itm.groundtruth.grid import Grid
+from itm.groundtruth.hardware import Machine
+from itm.groundtruth.module import FineTuneModule
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.train import Batching, train_cell
+from itm.groundtruth.trials import Cells
 from itm.models.backbone import load_backbone
-from itm.protocol import Protocol
-from itm.resume import LastCheckpoint
-from itm.training import Batching, train_cell
 
 PROTOCOL = Protocol(epochs=4, batch_size=8, warmup_epochs=1)
 

@@ -25,7 +25,7 @@ from itm.core.splits import split_indices, stratified_sample
 from itm.data.catalog import CATALOG
 from itm.data.decode import as_rgb, content, decode, display
 from itm.data.folders import read_folder
-from itm.epochs import Shuffled, Views
+from itm.groundtruth.sampling import Shuffled, Views
 
 SPLITS = ("train", "test")
 
@@ -181,7 +181,7 @@ def _not_found(name: str, folder: Path) -> SettingError | DataError:
 class TransferData(LightningDataModule):
     """Batches of one dataset's training part, shuffled anew in every epoch, and of its held-out part.
 
-    The order and the random views of an epoch depend on the seed and the epoch's number alone (see :mod:`itm.epochs`),
+    The order and the random views of an epoch depend on the seed and the epoch's number alone (see :mod:`itm.groundtruth.sampling`),
     so training that was interrupted goes on with the batches it would have had. An incomplete last batch of the
     training part is left out where there is a complete one; of the held-out part every row is shown, in the same order
     each time.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
-from itm.finetune import lr_factor
+from itm.groundtruth.module import lr_factor
 from itm.miniature.views import normalize
 from itm.models.builder import build_network, find_model
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from itm.core.errors import DataError
 from itm.core.files import write_atomic
-from itm.epochs import Shuffled
+from itm.groundtruth.sampling import Shuffled
 
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
 """Where the corpus is kept, beside the datasets."""

@@ -27,9 +27,9 @@ from itm.core.errors import ItmError
 from itm.core.files import try_lock, write_atomic
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
+from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
 from itm.miniature.module import Pretraining
 from itm.miniature.pictures import Pictures, Rounds
-from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
 
 _log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from statistics import fmean
 from types import UnionType
 from typing import Any, TypeVar
 
-from itm.adaptation import ADAPTATIONS, check_packages
-from itm.cells import Cell, Cells, Record
 from itm.core.errors import ItmError, SettingError, unknown
 from itm.data.image_set import ImageSet, load_images
-from itm.machine import Machine
+from itm.groundtruth.adaptation import ADAPTATIONS, check_packages
+from itm.groundtruth.checkpoint import LastCheckpoint
+from itm.groundtruth.hardware import Machine
+from itm.groundtruth.protocol import Protocol, check_number
+from itm.groundtruth.train import train_cell
+from itm.groundtruth.trials import Cell, Cells, Record
 from itm.models.backbone import Backbone, load_backbone
-from itm.protocol import Protocol, check_number
-from itm.resume import LastCheckpoint
-from itm.training import train_cell
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Grid:
         seeds: Of the head, the order of the images and the augmentation.
         best_seeds: Further seeds for the best setting of each model alone, so that what a difference between models is
             worth can be seen without training the whole grid again.
-        adaptation: What of the backbone is trained, see :mod:`itm.adaptation`.
+        adaptation: What of the backbone is trained, see :mod:`itm.groundtruth.adaptation`.
         protocol: What all cells share.
 
     Raises:

@@ -16,16 +16,16 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
-from itm.cells import Cell, Cells, Record
 from itm.core import provenance
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
 from itm.data.image_set import ImageSet, TransferData
-from itm.finetune import FineTuneModule, train_transform
-from itm.machine import Machine
+from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
+from itm.groundtruth.hardware import Machine
+from itm.groundtruth.module import FineTuneModule, train_transform
+from itm.groundtruth.trials import Cell, Cells, Record
 from itm.models.backbone import Backbone
-from itm.resume import LastCheckpoint, SafeCheckpoints, interruptible
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",

@@ -1,6 +1,6 @@
 """True rankings: accuracy after fine-tuning, published or your own, and the scores that the ITM paper reports.
 
-``python -m itm.groundtruth priors`` prints how well rankings that never look at the images do on the paper's table,
+``python -m itm.groundtruth.tables priors`` prints how well rankings that never look at the images do on the paper's table,
 ``... segmentation`` what each definition of the weighted tau gives for its segmentation table; ``... collect`` makes a
 table of your own records. The published ones are CSV files in the package (``itm/published``).
 """
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import rankdata
 
-from itm import collect
 from itm.core.errors import DataError, SettingError, unknown
+from itm.groundtruth import summary as collect
 from itm.metrics import functional as rowwise
 
 PAPER_COLUMN = {
@@ -51,7 +51,7 @@ PAPER10 = (*VITS, "InceptionV3", "ResNet-18", "ResNet-34", "ResNet-50")
 Which four of the fourteen CNNs is inferred, and weakly. Of the 1,001 choices two give, to two decimals, 0.65 for the
 mean rank elsewhere and 0.44 for the number of parameters (see :func:`prior_taus`); the other one has MobileNetv2 and
 ResNet-34 in it, which tie on Flowers, while the paper's table 8 shows no tie there. What is concluded from these ten
-should hold for the other choices too: ``python -m itm.groundtruth priors`` shows the range over all of them.
+should hold for the other choices too: ``python -m itm.groundtruth.tables priors`` shows the range over all of them.
 """
 
 _PUBLISHED = files("itm") / "published"
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["collect"]:
         return collect.main(arguments[1:], published())
-    parser = argparse.ArgumentParser(prog="python -m itm.groundtruth", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m itm.groundtruth.tables", description=main.__doc__)
     parser.add_argument("analysis", choices=("priors", "segmentation", "collect"))
     parser.add_argument("--definition", choices=rowwise.DEFINITIONS, default="scipy", help="of the weighted tau")
     chosen = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from itm.core.files import folder_name, json_digest, storage_errors, try_lock, write_atomic
-from itm.protocol import Protocol
+from itm.groundtruth.protocol import Protocol
 
 FORMAT = 1
 """Version of the records and of how a cell is trained; part of the identity, so another version's are not mixed in."""
@@ -44,7 +44,7 @@ class Cell:
         lr: Highest learning rate.
         weight_decay: Of AdamW.
         seed: Of the head, the order of the images and the augmentation.
-        adaptation: What of the backbone is trained, see :mod:`itm.adaptation`.
+        adaptation: What of the backbone is trained, see :mod:`itm.groundtruth.adaptation`.
         protocol: Everything else that decides the accuracy.
         format: Version of the records.
     """

@@ -14,8 +14,8 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from itm.cells import KEPT, write_result
 from itm.core.files import file_digest, storage_errors
+from itm.groundtruth.trials import KEPT, write_result
 
 _log = logging.getLogger(__name__)
 

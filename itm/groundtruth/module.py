@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import InterpolationMode, v2
 
-from itm.adaptation import adapt, trainable_parameters
 from itm.core.errors import SettingError, unknown
 from itm.core.seeding import derive_seed
+from itm.groundtruth.adaptation import adapt, trainable_parameters
 from itm.models.backbone import Backbone
 
 SCHEDULES = ("cosine", "constant")
@@ -35,7 +35,7 @@ class FineTuneModule(L.LightningModule):
         num_classes: Number of classes, ``C``.
         lr: Highest learning rate.
         weight_decay: Weight decay of AdamW, on every weight that trains.
-        adaptation: What trains besides the head: one of :data:`itm.adaptation.ADAPTATIONS`.
+        adaptation: What trains besides the head: one of :data:`itm.groundtruth.adaptation.ADAPTATIONS`.
         schedule: ``"cosine"`` lowers the learning rate to zero over the steps after the warm-up; ``"constant"`` keeps
             it.
         warmup_epochs: Epochs, or parts of one, in which the learning rate rises (ours).

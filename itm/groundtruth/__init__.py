@@ -1,0 +1,1 @@
+"""The true ranking: fine-tuning trials, their records and tables of accuracies."""
