@@ -22,7 +22,7 @@ from itm.core.errors import SettingError
 from itm.core.parallel import processes
 from itm.extraction.extract import OnError, Precision
 from itm.extraction.pool import SETTINGS, features_of_zoo, give_source
-from itm.ranking import rank_all
+from itm.ranking.ranking import rank_all
 from itm.report import Report
 from itm.truth import find_truth
 

@@ -2,7 +2,7 @@
 
 from itm.core.errors import ItmError
 from itm.core.features import Features
-from itm.ranking import Ranking, rank
+from itm.ranking.ranking import Ranking, rank
 
 __all__ = ["Features", "ItmError", "Ranking", "rank"]
 __version__ = "0.1.0"

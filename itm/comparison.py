@@ -11,7 +11,7 @@ import pandas as pd
 
 from itm.metrics.single import kendall_tau, regret, weighted_kendall_tau
 from itm.metrics.uncertainty import Spread, bootstrap, chance, spread
-from itm.ranking import Ranking
+from itm.ranking.ranking import Ranking
 from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
 from itm.truth import LEAST_MODELS, Truth
 

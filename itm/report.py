@@ -29,7 +29,7 @@ from itm.core.errors import DataError
 from itm.data.image_set import ImageSet
 from itm.extraction.pool import Candidate
 from itm.metrics.single import kendall_tau
-from itm.ranking import Ranking
+from itm.ranking.ranking import Ranking
 
 PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning", "scikit-learn", "numpy", "pillow")
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from itm.comparison import TruthComparison
 from itm.extraction.pool import Candidate
-from itm.ranking import Ranking
+from itm.ranking.ranking import Ranking
 
 Accuracy = Mapping[str, float]
 """True accuracy by model, percent; empty where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itm.extraction.pool import Candidate
-from itm.ranking import Entry, Ranking
+from itm.ranking.ranking import Entry, Ranking
 from itm.scorers import ITM
 from itm.scorers.base import Score
 

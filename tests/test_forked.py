@@ -11,7 +11,7 @@ import torch
 
 from itm.core.errors import FeatureError, SettingError
 from itm.core.parallel import map_forked, processes
-from itm.ranking import rank
+from itm.ranking.ranking import rank
 from itm.scorers import ITM
 from tests.synthetic import clusters, noise
 

@@ -9,7 +9,7 @@ import torch
 
 import itm
 from itm.core.errors import FeatureError, SettingError
-from itm.ranking import rank_all
+from itm.ranking.ranking import rank_all
 from itm.scorers import ITM, LEEP, ETran, LogME
 
 Y = torch.arange(120) % 3

@@ -15,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
 from itm.figures.style import STYLE, blank, legend_beside, looks, panels
-from itm.ranking import Ranking
+from itm.ranking.ranking import Ranking
 
 
 def score_bars(ranking: Ranking) -> Figure:
