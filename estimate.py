@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from itm import cli
-from itm.comparison import compare_with_truth, known_priors
 from itm.core.errors import SettingError
 from itm.core.parallel import processes
+from itm.evaluation.comparison import compare_with_truth, known_priors
+from itm.evaluation.truth import find_truth
 from itm.extraction.extract import OnError, Precision
 from itm.extraction.pool import SETTINGS, features_of_zoo, give_source
 from itm.ranking.ranking import rank_all
 from itm.report import Report
-from itm.truth import find_truth
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"

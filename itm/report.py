@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from itm import figures, tables
-from itm.comparison import TruthComparison
 from itm.core.errors import DataError
 from itm.data.image_set import ImageSet
+from itm.evaluation.comparison import TruthComparison
 from itm.extraction.pool import Candidate
 from itm.metrics.single import kendall_tau
 from itm.ranking.ranking import Ranking

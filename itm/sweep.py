@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from itm import figures, standings
+from itm import figures
 from itm.core.errors import ItmError, unknown
+from itm.evaluation import benchmark as standings
 from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
 from itm.metrics.uncertainty import chance
 
@@ -124,7 +125,7 @@ class Collect(Callback):
 
 
 class Standings(Collect):
-    """Collects a multirun over datasets (``data.name``) into one table of scorers, see :mod:`itm.standings`.
+    """Collects a multirun over datasets (``data.name``) into one table of scorers, see :mod:`itm.evaluation.benchmark`.
 
     ``<name>_rankings.csv`` has every ranking, ``<name>.csv``, ``.png`` and ``.svg`` the table and its figure;
     ``<name>_statistics.csv`` comes with ``"benchmark"`` and has every rank statistic by scorer and dataset.

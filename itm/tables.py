@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from itm.comparison import TruthComparison
+from itm.evaluation.comparison import TruthComparison
 from itm.extraction.pool import Candidate
 from itm.ranking.ranking import Ranking
 

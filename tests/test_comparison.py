@@ -18,14 +18,14 @@ from rich.console import Console
 from scipy import stats
 
 from itm import figures
-from itm.comparison import compare_with_truth, known_priors
 from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, load_images
+from itm.evaluation.comparison import compare_with_truth, known_priors
+from itm.evaluation.truth import Truth, find_truth
 from itm.metrics import functional as rowwise
 from itm.report import Report
 from itm.scorers import ITM, KNN, LogME
 from itm.sweep import Collect, collect
-from itm.truth import Truth, find_truth
 
 ACCURACY = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0}
 

@@ -10,10 +10,10 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 import itm.scorers
+from itm.evaluation.truth import find_truth
 from itm.groundtruth import tables as groundtruth
 from itm.groundtruth.grid import Grid
 from itm.scorers.base import Scorer
-from itm.truth import find_truth
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEVERAL = {"all", "itm_variants"}  # configs of several scorers

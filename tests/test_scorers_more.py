@@ -26,7 +26,8 @@ from synthetic import clusters, noise, one
 
 from itm.core.errors import DataError, FeatureError, SettingError
 from itm.core.features import Features
-from itm.scorers import KNN, LEAD, NCTI, PED, SA, SFDA, ETran, LinearProbe, LogME, Scorer, knn, lead, priors
+from itm.evaluation import priors
+from itm.scorers import KNN, LEAD, NCTI, PED, SA, SFDA, ETran, LinearProbe, LogME, Scorer, knn, lead
 from itm.scorers.base import check
 from itm.scorers.displacement import class_balls, pairwise, push_apart
 from itm.scorers.folds import assign_folds, derive, row_keys

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, weightedtau
 
 from itm import figures
 from itm.core.errors import SettingError
-from itm.standings import (
+from itm.evaluation.benchmark import (
     METRICS,
     benchmark,
     by_dataset,

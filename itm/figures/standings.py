@@ -18,8 +18,8 @@ def standing_dots(table: pd.DataFrame, title: str | None = None, chance: float |
     """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
 
     Args:
-        table: Of :func:`itm.standings.by_dataset`, :func:`itm.standings.benchmark`, whose 95 % intervals of the mean
-            are drawn, or the statistics of :func:`itm.standings.by_metric`.
+        table: Of :func:`itm.evaluation.benchmark.by_dataset`, :func:`itm.evaluation.benchmark.benchmark`, whose 95 % intervals of the mean
+            are drawn, or the statistics of :func:`itm.evaluation.benchmark.by_metric`.
         title: Stands above the panel.
         chance: Standard deviation of a random order's weighted tau on one dataset, drawn as a band around 0.
     """
@@ -62,7 +62,7 @@ def radar(table: pd.DataFrame, scorers: int = 5, title: str | None = None) -> Fi
     """Weighted tau of the best scorers on every dataset, a spoke per dataset (the paper's Fig. 5).
 
     Args:
-        table: Of :func:`itm.standings.by_dataset`.
+        table: Of :func:`itm.evaluation.benchmark.by_dataset`.
         scorers: How many are drawn; priors come as grey dashes.
         title: Stands above the panel.
     """
@@ -98,7 +98,7 @@ def subpool_scatter(values: pd.DataFrame, against: str, title: str | None = None
     """Weighted tau of one scorer against every other on the same sub-pools, a panel each (the paper's Fig. 3).
 
     Args:
-        values: Of :func:`itm.standings.over_subpools`.
+        values: Of :func:`itm.evaluation.benchmark.over_subpools`.
         against: The scorer on the vertical axis; points above the diagonal are its wins.
         title: Stands above the panels.
     """

@@ -1,6 +1,6 @@
 """Transferability scores, one paper per file."""
 
-from itm.scorers import priors
+from itm.evaluation import priors
 from itm.scorers.base import Score, Scorer
 from itm.scorers.emms import EMMS
 from itm.scorers.etran import ETran

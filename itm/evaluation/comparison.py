@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from itm.evaluation.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
+from itm.evaluation.truth import LEAST_MODELS, Truth
 from itm.metrics.single import kendall_tau, regret, weighted_kendall_tau
 from itm.metrics.uncertainty import Spread, bootstrap, chance, spread
 from itm.ranking.ranking import Ranking
-from itm.scorers.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
-from itm.truth import LEAST_MODELS, Truth
 
 LEAST_FOR_INTERVAL = 6
 """With fewer models a bootstrap draws mostly copies, and its interval says next to nothing."""

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from itm.evaluation.priors import mean_rank_elsewhere
 from itm.metrics import functional as rowwise
 from itm.metrics.uncertainty import Pools, Statistic, over_pools, resamples, spread, subpools
-from itm.scorers.priors import mean_rank_elsewhere
 
 METRICS: dict[str, Statistic] = {
     "tau_w (scipy)": rowwise.weighted_kendall_tau,

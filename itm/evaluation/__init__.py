@@ -1,0 +1,1 @@
+"""Rankings against the ground truth, on one dataset and on several."""
