@@ -24,7 +24,7 @@ from itm.evaluation.truth import find_truth
 from itm.extraction.extract import OnError, Precision
 from itm.extraction.pool import SETTINGS, features_of_zoo, give_source
 from itm.ranking.ranking import rank_all
-from itm.report import Report
+from itm.report.report import Report
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"

@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from itm import figures
 from itm.core.errors import ItmError, unknown
 from itm.evaluation import benchmark as standings
-from itm.figures import save, sweep_dots, sweep_lines, sweep_spread
 from itm.metrics.uncertainty import chance
+from itm.report import figures
+from itm.report.figures import save, sweep_dots, sweep_lines, sweep_spread
 
 _log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import wandb
 
-from itm.figures import score_bars, truth_scatter
 from itm.groundtruth.trials import Record
-from itm.report import Report
+from itm.report.figures import score_bars, truth_scatter
+from itm.report.report import Report
 
 _log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from rankings import candidate, ranking
 from rich.console import Console
 from scipy import stats
 
-from itm import figures
 from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, load_images
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
 from itm.metrics import functional as rowwise
-from itm.report import Report
+from itm.report import figures
+from itm.report.report import Report
 from itm.scorers import ITM, KNN, LogME
 from itm.sweep import Collect, collect
 

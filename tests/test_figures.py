@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from rankings import ranking
 
-from itm import figures
-from itm.figures.style import COLOURS, WORDS, looks
 from itm.metrics.uncertainty import chance
+from itm.report import figures
+from itm.report.figures.style import COLOURS, WORDS, looks
 
 
 def swept(models: str = "ab", **more: float) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def test_scorers_know_nothing_of_images(path):
 
 def test_the_check_sees_an_upward_import(tmp_path):
     file = tmp_path / "dva.py"
-    file.write_text("def f():\n    from itm.report import Report\n    import itm.scorers.base\n")
+    file.write_text("def f():\n    from itm.report.report import Report\n    import itm.scorers.base\n")
     assert rooms(file) == {"report", "scorers"}
 
 

@@ -13,11 +13,11 @@ import torch
 from rankings import candidate, ranking
 from rich.console import Console
 
-from itm import figures
 from itm.data.image_set import load_images
-from itm.report import Candidate, Report, agreement, verdict
+from itm.report import figures
+from itm.report.console import scores_tables
+from itm.report.report import Candidate, Report, agreement, verdict
 from itm.scorers import ITM, LogME
-from itm.tables import scores_tables
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau, weightedtau
 
-from itm import figures
 from itm.core.errors import SettingError
 from itm.evaluation.benchmark import (
     METRICS,
@@ -21,6 +20,7 @@ from itm.evaluation.benchmark import (
     statistics,
     with_priors,
 )
+from itm.report import figures
 from itm.sweep import Standings
 
 TRUTH = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0, "e": 50.0}

@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import load_images
 from itm.ranking.ranking import Entry, Ranking
-from itm.report import Candidate, Report
+from itm.report.report import Candidate, Report
 from itm.scorers import ITM
 from itm.scorers.base import Score
 from itm.tracking import Wandb

@@ -20,7 +20,7 @@ from rich.table import Table
 from itm.core.errors import ItmError
 from itm.core.features import Features
 from itm.extraction.pool import SETTINGS, features_of_zoo
-from itm.figures import Figure, save
+from itm.report.figures import Figure, save
 from itm.scorers import ITM
 
 Look = Callable[[Mapping[str, Features], ITM, str, Path], tuple[pd.DataFrame, Figure]]

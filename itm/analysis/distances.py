@@ -10,7 +10,7 @@ import pandas as pd
 
 from itm.core.features import Features
 from itm.dva.equations import Standardize, adaptive_steps, class_distances
-from itm.figures import Figure, distance_violins
+from itm.report.figures import Figure, distance_violins
 from itm.scorers import ITM
 from itm.scorers.base import check
 

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from itm.core.features import Features
-from itm.figures import Figure, evolution_planes
+from itm.report.figures import Figure, evolution_planes
 from itm.scorers import ITM
 from itm.scorers.base import check
 

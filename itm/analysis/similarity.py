@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itm.core.features import Features
-from itm.figures import Figure, similarity_image
+from itm.report.figures import Figure, similarity_image
 from itm.scorers import ITM
 from itm.scorers.base import check
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
-from itm.figures.style import STYLE, blank, legend_beside, looks, panels
 from itm.ranking.ranking import Ranking
+from itm.report.figures.style import STYLE, blank, legend_beside, looks, panels
 
 
 def score_bars(ranking: Ranking) -> Figure:

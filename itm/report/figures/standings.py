@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from itm.figures.style import COLOURS, MARKERS, STYLE, blank, legend_beside, panels, words
+from itm.report.figures.style import COLOURS, MARKERS, STYLE, blank, legend_beside, panels, words
 
 
 def standing_dots(table: pd.DataFrame, title: str | None = None, chance: float | None = None) -> Figure:

@@ -2,11 +2,11 @@
 
 from matplotlib.figure import Figure
 
-from itm.figures.embeddings import distance_violins, evolution_planes, similarity_image
-from itm.figures.rankings import score_bars, score_curves, truth_scatter
-from itm.figures.standings import radar, standing_dots, subpool_scatter
-from itm.figures.style import as_data_uri, save, words
-from itm.figures.sweeps import sweep_dots, sweep_lines, sweep_spread
+from itm.report.figures.embeddings import distance_violins, evolution_planes, similarity_image
+from itm.report.figures.rankings import score_bars, score_curves, truth_scatter
+from itm.report.figures.standings import radar, standing_dots, subpool_scatter
+from itm.report.figures.style import as_data_uri, save, words
+from itm.report.figures.sweeps import sweep_dots, sweep_lines, sweep_spread
 
 __all__ = [
     "Figure",

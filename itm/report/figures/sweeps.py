@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from itm.figures.style import COLOURS, legend_beside, logarithmic, looks, panels, words
+from itm.report.figures.style import COLOURS, legend_beside, logarithmic, looks, panels, words
 
 _LOGARITHMIC = ("seconds", "eta_lambda_max")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")

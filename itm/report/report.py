@@ -23,13 +23,14 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from itm import figures, tables
 from itm.core.errors import DataError
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
 from itm.extraction.pool import Candidate
 from itm.metrics.single import kendall_tau
 from itm.ranking.ranking import Ranking
+from itm.report import console as tables
+from itm.report import figures
 
 PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning", "scikit-learn", "numpy", "pillow")
 

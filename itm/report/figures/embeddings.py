@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from itm.figures.style import COLOURS, MARKERS, STYLE, blank, panels
+from itm.report.figures.style import COLOURS, MARKERS, STYLE, blank, panels
 
 _EXPLAINED = {
     "per_dim": "distance in standard deviations\nof each dimension (per_dim)",
