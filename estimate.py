@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from itm import cli
+from itm.cli import overrides as cli
 from itm.core.errors import SettingError
 from itm.core.parallel import processes
 from itm.evaluation.comparison import compare_with_truth, known_priors

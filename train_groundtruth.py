@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from itm import cli
+from itm.cli import overrides as cli
 from itm.core.errors import SettingError
 from itm.extraction.extract import Precision
 from itm.groundtruth import summary as collect

@@ -71,7 +71,7 @@ def image_folder(tree: Tree) -> Path:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[..., Path]:
     """Runs estimate.py in this process, in an empty folder, and returns its output folder."""
     import estimate
-    from itm import cli
+    from itm.cli import overrides as cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))

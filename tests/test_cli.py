@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import estimate
-from itm import cli
+from itm.cli import overrides as cli
 
 TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
 

@@ -17,6 +17,7 @@ from rankings import candidate, ranking
 from rich.console import Console
 from scipy import stats
 
+from itm.cli.multirun import Collect, collect
 from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, load_images
 from itm.evaluation.comparison import compare_with_truth, known_priors
@@ -25,7 +26,6 @@ from itm.metrics import functional as rowwise
 from itm.report import figures
 from itm.report.report import Report
 from itm.scorers import ITM, KNN, LogME
-from itm.sweep import Collect, collect
 
 ACCURACY = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0}
 

@@ -27,7 +27,9 @@ SMALL = (
     *("+zoo.tiny={model: test_resnet, image_size: 32}", "scorer.itm.iterations=2"),
 )
 SWEPT = [
-    name for name in EXPERIMENTS if "itm.sweep.Collect" in (CONFIGS / "experiment" / f"{name}.yaml").read_text("utf-8")
+    name
+    for name in EXPERIMENTS
+    if "itm.cli.multirun.Collect" in (CONFIGS / "experiment" / f"{name}.yaml").read_text("utf-8")
 ]
 LOOKS = ("distance_statistics", "embedding_evolution", "wz_similarity")
 STANDINGS = ("cnn_table", "main_table", "miniature", "miniature_ablations", "radar", "rank_metrics", "stability")

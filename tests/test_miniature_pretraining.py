@@ -21,7 +21,7 @@ pytest.importorskip("lightly", reason="needs the extra `miniature`")
 pytest.importorskip("kornia", reason="needs the extra `miniature`")
 
 import itm
-from itm import cli
+from itm.cli import overrides as cli
 from itm.core.errors import SettingError
 from itm.extraction.pool import features_of_zoo
 from itm.miniature import pretraining

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau, weightedtau
 
+from itm.cli.multirun import Standings
 from itm.core.errors import SettingError
 from itm.evaluation.benchmark import (
     METRICS,
@@ -21,7 +22,6 @@ from itm.evaluation.benchmark import (
     with_priors,
 )
 from itm.report import figures
-from itm.sweep import Standings
 
 TRUTH = {"a": 90.0, "b": 80.0, "c": 70.0, "d": 60.0, "e": 50.0}
 PARAMETERS = dict(zip(TRUTH, (1, 2, 3, 4, 5), strict=True))

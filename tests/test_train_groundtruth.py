@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 import pytest
 
 import train_groundtruth
-from itm import cli
+from itm.cli import overrides as cli
 from itm.core.errors import SettingError
 from itm.data.image_set import load_images
 from itm.groundtruth import tables as groundtruth

@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from itm import cli
+from itm.cli import overrides as cli
 from itm.core.errors import SettingError, unknown
 from itm.miniature.corpus import build_corpus, read_corpus
 from itm.miniature.module import Pretraining
