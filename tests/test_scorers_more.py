@@ -29,10 +29,10 @@ from itm.core.features import Features
 from itm.evaluation import priors
 from itm.scorers import KNN, LEAD, NCTI, PED, SA, SFDA, ETran, LinearProbe, LogME, Scorer, knn, lead
 from itm.scorers.base import check
-from itm.scorers.displacement import class_balls, pairwise, push_apart
-from itm.scorers.folds import assign_folds, derive, row_keys
-from itm.scorers.lda import Scatter, out_of_fold_posterior
-from itm.scorers.svm import one_vs_rest_svm
+from itm.scorers.common.displacement import class_balls, pairwise, push_apart
+from itm.scorers.common.folds import assign_folds, derive, row_keys
+from itm.scorers.common.lda import Scatter, out_of_fold_posterior
+from itm.scorers.common.svm import one_vs_rest_svm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,8 +23,8 @@ from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.scorers import EMMS, GBC, LEEP, NCE, NLEEP, PARC, HScore, LogME, RegularizedHScore, Scorer, TransRate
 from itm.scorers.base import check
+from itm.scorers.common.moments import Moments, moments
 from itm.scorers.hscore import ledoit_wolf
-from itm.scorers.moments import Moments, moments
 
 BOTH = ("small", "under")
 

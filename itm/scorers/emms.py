@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import Moments, moments
+from itm.scorers.common.moments import Moments, moments
 
 _GUARD = 1e-8  # added to every standard deviation, as published
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples
-from itm.scorers.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
-from itm.scorers.moments import moments
-from itm.scorers.relative import RelativeScorer
+from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
+from itm.scorers.common.moments import moments
+from itm.scorers.common.relative import RelativeScorer
 
 
 @dataclass(frozen=True)

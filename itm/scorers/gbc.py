@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import Moments, moments
+from itm.scorers.common.moments import Moments, moments
 
 Gaussian = Literal["spherical", "diagonal"]
 

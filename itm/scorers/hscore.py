@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import Moments, moments
+from itm.scorers.common.moments import Moments, moments
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import moments
+from itm.scorers.common.moments import moments
 
 _DISTANCES_AT_ONCE = 2**23  # 64 MiB of float64
 

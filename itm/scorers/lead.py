@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.folds import assign_folds, canonical
+from itm.scorers.common.folds import assign_folds, canonical
+from itm.scorers.common.svm import one_vs_rest_svm
 from itm.scorers.linear_probe import standardized
-from itm.scorers.svm import one_vs_rest_svm
 
 RateScale = Literal["model_mean", "lr", "sqnorm"]
 Loss = Literal["mse", "ce"]

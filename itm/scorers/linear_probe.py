@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.folds import assign_folds, canonical
+from itm.scorers.common.folds import assign_folds, canonical
 
 
 @dataclass(frozen=True)

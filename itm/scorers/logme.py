@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import Moments, moments
+from itm.scorers.common.moments import Moments, moments
 
 _EPS = 1e-5  # the published guard of both precisions; in the exact evidence the least residual of a perfect fit
 _ROUNDS, _TOLERANCE = 11, 1e-3  # the published stopping rule

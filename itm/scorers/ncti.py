@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples
-from itm.scorers.folds import derive
-from itm.scorers.lda import LEAST_SHRINKAGE, Scatter, mean_true_probability, out_of_fold_posterior
-from itm.scorers.moments import Moments, moments
-from itm.scorers.relative import RelativeScorer
+from itm.scorers.common.folds import derive
+from itm.scorers.common.lda import LEAST_SHRINKAGE, Scatter, mean_true_probability, out_of_fold_posterior
+from itm.scorers.common.moments import Moments, moments
+from itm.scorers.common.relative import RelativeScorer
 
 _COMPONENTS = 64
 

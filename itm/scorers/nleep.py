@@ -11,8 +11,8 @@ from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.moments import Moments, moments
 from itm.scorers.leep import expected_prediction
-from itm.scorers.moments import Moments, moments
 
 # scikit-learn's GaussianMixture by default, as published
 _REGULARIZATION = 1e-6

@@ -12,9 +12,9 @@ from torch import Tensor
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
+from itm.scorers.common.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
+from itm.scorers.common.moments import moments
 from itm.scorers.logme import LogME
-from itm.scorers.moments import moments
 from itm.scorers.nleep import NLEEP
 from itm.scorers.sfda import SFDA
 
@@ -32,7 +32,7 @@ class PED(Scorer):
 
     The published code moves every row with its own class, so that even features that tell nothing come out separated,
     and the more the wider they are. By default each half of the rows moves as the other half says, see
-    :func:`itm.scorers.displacement.score_moved_by_halves`, and the base score has its own sound default.
+    :func:`itm.scorers.common.displacement.score_moved_by_halves`, and the base score has its own sound default.
 
     Args:
         source: Features of source data (such as ImageNet's validation images) by model name, for every model to score;

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.displacement import class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
-from itm.scorers.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
+from itm.scorers.common.displacement import class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
+from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
+from itm.scorers.common.moments import moments
 from itm.scorers.logme import LogME
-from itm.scorers.moments import moments
 from itm.scorers.nleep import NLEEP
 from itm.scorers.sfda import SFDA
 
@@ -29,9 +29,9 @@ class SA(Scorer):
     The published code perturbs only where ``exp(-5 (l1 + l2) / 2) < 1e-9``, ``l`` being the leading eigenvalues of the
     covariance: one ranking then holds models judged on 64 perturbed components beside models judged on raw features, by
     nothing but their unit. It moves every row with its own class, which tells features that know nothing apart, and its
-    discriminant judges the rows it was fitted to (see :func:`itm.scorers.lda.nearest_centroid_posterior`). By default
+    discriminant judges the rows it was fitted to (see :func:`itm.scorers.common.lda.nearest_centroid_posterior`). By default
     every model is perturbed, each half of the rows moves as the other half says, see
-    :func:`itm.scorers.displacement.score_moved_by_halves`, and the base score has its own sound default.
+    :func:`itm.scorers.common.displacement.score_moved_by_halves`, and the base score has its own sound default.
 
     Two steps differ between the paper and its code; the code is followed unless told otherwise, since the published
     numbers come from it. The code computes the spread and overwrites it. And it pulls together only classes that

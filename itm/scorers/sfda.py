@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.lda import (
+from itm.scorers.common.lda import (
     LEAST_SHRINKAGE,
     Discriminant,
     Fold,
@@ -19,7 +19,7 @@ from itm.scorers.lda import (
     cross_validation,
     mean_true_probability,
 )
-from itm.scorers.moments import moments
+from itm.scorers.common.moments import moments
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.moments import moments
+from itm.scorers.common.moments import moments
 
 _EPS = 1e-4  # squared distortion of the code
 

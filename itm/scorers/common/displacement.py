@@ -10,8 +10,8 @@ from torch import Tensor
 
 from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score
-from itm.scorers.folds import derive
-from itm.scorers.lda import coordinates, cross_validation
+from itm.scorers.common.folds import derive
+from itm.scorers.common.lda import coordinates, cross_validation
 
 Move = Callable[[Tensor, Tensor, int, Tensor, Tensor], Tensor]
 """``move(x, y, num_classes, rows, belief)``: ``rows [n, D]`` moved as the classes of ``x [N, D]``, ``y [N]`` say, where

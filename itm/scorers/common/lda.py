@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from itm.scorers.base import Samples
-from itm.scorers.folds import assign_folds
-from itm.scorers.moments import moments
+from itm.scorers.common.folds import assign_folds
+from itm.scorers.common.moments import moments
 
 LEAST_SHRINKAGE = 1e-10
 
@@ -142,7 +142,7 @@ def cross_validation(samples: Samples, x: Tensor, folds: int = 5, seed: int = 0)
         samples: Checked features.
         x: Their :func:`coordinates`.
         folds: Number of folds.
-        seed: Which of the possible deals, see :func:`itm.scorers.folds.assign_folds`.
+        seed: Which of the possible deals, see :func:`itm.scorers.common.folds.assign_folds`.
 
     Yields:
         Each fold in turn.
