@@ -22,8 +22,9 @@ from itm.core.parallel import processes
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import find_truth
 from itm.extraction.extract import OnError, Precision
-from itm.extraction.pool import SETTINGS, features_of_zoo, give_source
+from itm.extraction.pool import SETTINGS, features_of_zoo
 from itm.ranking.ranking import rank_all
+from itm.ranking.source import with_source_features
 from itm.report.report import Report
 
 ROOT = Path(__file__).resolve().parent
@@ -49,7 +50,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
 
     extraction = {key: settings[key] for key in SETTINGS}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
-    scorers = give_source(scorers, settings["source"], extraction)
+    scorers = with_source_features(scorers, settings["source"], extraction)
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
     compared = truth and compare_with_truth(rankings, truth, known_priors(candidates, truth))
     report = Report(images, rankings, candidates, failed, left_out, settings, compared)

@@ -1,6 +1,7 @@
 """How much of a network's speed extraction keeps: bare forward passes beside the whole way from image files.
 
-The bare passes read tensors that are already in memory; ``itm.extraction.extract`` decodes files, resizes, and writes the store.
+The bare passes read tensors that are already in memory; ``itm.extraction.extract`` decodes files, resizes, and
+writes the store.
 Both are repeated in turn, so that other load on the machine meets them alike, and the medians are compared.
 
     python benchmarks/extract.py --images 256 --repeats 5 resnet18 resnet50

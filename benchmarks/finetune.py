@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itm.core.lightning import no_driver_probe, quiet_lightning
-from itm.data.image_set import TransferData, load_images
+from itm.data.image_set import load_images
+from itm.groundtruth.datamodule import TransferData
 from itm.groundtruth.module import FineTuneModule, train_transform
 from itm.groundtruth.train import Machine
 from itm.models.backbone import Backbone, load_backbone
@@ -156,7 +157,7 @@ def bare_loop(backbone: Backbone, batches: Batches, args: argparse.Namespace) ->
         start = now(device)
         for images, labels in batches:
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                loss = F.cross_entropy(head(backbone.pool(images)), labels)
+                loss = F.cross_entropy(head(backbone.features(images)), labels)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)

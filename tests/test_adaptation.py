@@ -72,25 +72,25 @@ def test_what_trains(mode: str, count: int | None) -> None:
 
 @pytest.mark.peft
 def test_lora_starts_as_the_network_and_learns_low_rank_updates() -> None:
-    base = vit().pool(images())
+    base = vit().features(images())
     backbone = adapt(vit(), "lora", rank=2)
-    torch.testing.assert_close(backbone.pool(images()), base, rtol=0, atol=0)
+    torch.testing.assert_close(backbone.features(images()), base, rtol=0, atol=0)
     layers = [module for module in backbone.modules() if hasattr(module, "lora_A")]
     assert len(layers) == 2 * BLOCKS
     with torch.no_grad():
         for layer in layers:
             layer.lora_B["default"].weight.normal_(std=0.1)
-    learned = backbone.pool(images())
+    learned = backbone.features(images())
     assert not torch.allclose(learned, base, atol=1e-3)
 
     plain = vit()  # with W + B A in place of W: the update, by hand
     projections = [part for block in plain.net.blocks for part in (block.attn.qkv, block.attn.proj)]
     for layer, old in zip(layers, projections, strict=True):
         old.weight.data += layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    torch.testing.assert_close(plain.pool(images()), learned, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plain.features(images()), learned, rtol=1e-4, atol=1e-5)
     for layer in layers:
         layer.merge()
-    torch.testing.assert_close(backbone.pool(images()), learned, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(backbone.features(images()), learned, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.peft
@@ -101,10 +101,10 @@ def test_every_lora_update_takes_part(kind: type[torch.nn.Module]) -> None:
     torch.manual_seed(0)
     shape = {"img_size": SIDE, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
     backbone.net = kind(**shape).eval()
-    before = backbone.pool(images())
+    before = backbone.features(images())
     adapt(backbone, "lora")
-    torch.testing.assert_close(backbone.pool(images()), before, rtol=1e-5, atol=1e-5)
-    (backbone.pool(images()) * torch.randn(32)).sum().backward()
+    torch.testing.assert_close(backbone.features(images()), before, rtol=1e-5, atol=1e-5)
+    (backbone.features(images()) * torch.randn(32)).sum().backward()
     second = [weight for name, weight in backbone.named_parameters() if "lora_B" in name]
     assert len(second) == 4
     assert all(weight.grad is not None and weight.grad.any() for weight in second)
@@ -117,7 +117,7 @@ def test_prompts_stand_after_the_class_token(mode: str, pooling: str) -> None:
     seen, blocks = [], [layer for layer in backbone.net.blocks if not isinstance(layer, Splice)]
     for block in blocks:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    features = backbone.pool(images())
+    features = backbone.features(images())
     assert features.shape == (3, D)
     assert [x.shape for x in seen] == [(3, 1 + 3 + 4, D)] * BLOCKS
     prompts = [layer.tokens for layer in splices(backbone)[:-1]]
@@ -141,7 +141,7 @@ def test_mean_pooling_leaves_prompts_out(mode: str) -> None:
     for backbone in (plain, prompted):
         layers = [layer if isinstance(layer, Splice) else torch.nn.Identity() for layer in backbone.net.blocks]
         backbone.net.blocks = torch.nn.Sequential(*layers)
-    torch.testing.assert_close(prompted.pool(images()), plain.pool(images()), rtol=0, atol=0)
+    torch.testing.assert_close(prompted.features(images()), plain.features(images()), rtol=0, atol=0)
 
 
 def test_prompts_of_a_transformer_without_class_token() -> None:

@@ -206,10 +206,10 @@ def test_random_controls_are_marked_and_repeat_with_their_seed() -> None:
 
 def test_pooled_features_have_gradients() -> None:
     backbone = load_backbone("x", model="resnet10t")
-    backbone.pool(images(64)).square().sum().backward()
+    backbone.features(images(64)).square().sum().backward()
     assert all(weight.grad is not None for weight in backbone.net.parameters())
     assert next(backbone.net.parameters()).grad.any()  # type: ignore[union-attr]
-    assert torch.equal(backbone.pool(images(64)), backbone(images(64))[0])
+    assert torch.equal(backbone.features(images(64)), backbone(images(64))[0])
 
 
 @pytest.mark.parametrize("layout", ["mae", "moco-v3", "dino"])

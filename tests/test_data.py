@@ -18,7 +18,8 @@ from torch import Tensor
 
 from itm.core.errors import DataError, FeatureError, SettingError
 from itm.core.features import Features
-from itm.data.image_set import TransferData, default_root, load_images
+from itm.data.image_set import default_root, load_images
+from itm.groundtruth.datamodule import TransferData
 
 
 def test_image_set(image_folder: Path) -> None:

@@ -47,10 +47,10 @@ class Trace:
 class ITMModule(L.LightningModule):
     """The map ``f: E ↦ E W_z`` and the head ``h``, trained on evolved embeddings (Algorithms 1 and 2).
 
-    Each training batch is mapped, evolved by :func:`itm.dva.equations.evolve` towards its classes' pseudo-cluster centers and
-    classified; the cross-entropy reaches ``W_z`` through the evolution. Held-out batches give the score.
-    One batch of the Trainer is a round of mini-batches (:class:`itm.dva.batches.Rounds`), optimised by hand: a step takes
-    about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
+    Each training batch is mapped, evolved by :func:`itm.dva.equations.evolve` towards its classes' pseudo-cluster
+    centers and classified; the cross-entropy reaches ``W_z`` through the evolution. Held-out batches give the score.
+    One batch of the Trainer is a round of mini-batches (:class:`itm.dva.batches.Rounds`), optimised by hand: a step
+    takes about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
 
     Args:
         dim: Width of the features, ``D``.

@@ -59,7 +59,8 @@ def mean_rank_elsewhere(table: pd.DataFrame, dataset: str) -> dict[str, float]:
     the rank is divided by the number of models, so that datasets with missing cells weigh alike.
 
     Args:
-        table: True accuracy, index model, columns dataset, as :func:`itm.groundtruth.tables.load` returns it; may have gaps.
+        table: True accuracy, index model, columns dataset, as :func:`itm.groundtruth.tables.load` returns it; may
+            have gaps.
         dataset: The column that the prior must not look at.
 
     Returns:

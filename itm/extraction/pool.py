@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from itm.core.errors import DataError, FeatureError, ItmError, SettingError, StoreError
+from itm.core.errors import DataError, FeatureError, ItmError, StoreError
 from itm.core.features import Features
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.store import FeatureStore
 from itm.models.backbone import Backbone, load_backbone
-from itm.scorers import Scorer
 
 SETTINGS = ("data", "zoo", "trainer", "store", "seed")
 """Settings of a run that decide its features: what :func:`features_of_zoo` takes, and remembers by."""
@@ -117,34 +116,6 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
         reasons = " ".join(dict.fromkeys(failed.values()))
         raise FeatureError(f"zoo: none of {len(failed)} models gave features. {reasons}")
     return images, pool, candidates, failed
-
-
-def give_source(
-    scorers: Mapping[str, Scorer], source: Mapping[str, Any], extraction: Mapping[str, Any]
-) -> dict[str, Scorer]:
-    """Give the features of source data to the scores that lack them, such as :class:`itm.scorers.PED`.
-
-    Args:
-        scorers: Scores by the name of their ranking.
-        source: ``name`` of the dataset, None for none, and ``limit``.
-        extraction: A run's :data:`SETTINGS`; the images that it names are not touched.
-
-    Returns:
-        The scores in their order; nothing is extracted where all have what they need, or ``source`` names nothing.
-
-    Raises:
-        DataError: If the source data are not there or cannot be read.
-        SettingError: If their name or the limit is not possible.
-    """
-    lacking = [name for name, scorer in scorers.items() if getattr(scorer, "source", source) is None]
-    if source["name"] is None or not lacking:
-        return dict(scorers)
-    try:
-        _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **source}}))
-    except (DataError, SettingError) as error:
-        told = str(error).replace("data.limit=", "source.limit=")
-        raise type(error)(f"source.name={source['name']}: {told}") from error
-    return {**scorers, **{name: replace(scorers[name], source=pool) for name in lacking}}  # type: ignore[call-arg]
 
 
 def _extract(backbone: Backbone, images: ImageSet, cfg: Mapping[str, Any]) -> Extraction:

@@ -25,7 +25,8 @@ ADAPTATIONS = ("full", "linear", "lora", "vpt", "vpt_deep", "bitfit")
 def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, seed: int = 0) -> Backbone:
     """Say which weights of a backbone train, adding those that the adaptation brings.
 
-    The backbone is changed in place: ``requires_grad`` marks what trains, and :meth:`~itm.models.backbone.Backbone.pool`
+    The backbone is changed in place: ``requires_grad`` marks what trains, and
+    :meth:`~itm.models.backbone.Backbone.features`
     gives the adapted features. Nothing but ``full`` is meant to run in training mode: what is frozen keeps its
     batch-norm statistics and drops nothing.
 

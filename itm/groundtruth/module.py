@@ -89,7 +89,7 @@ class FineTuneModule(L.LightningModule):
         self.trainable = trainable_parameters(self)
         self.history: list[dict[str, float]] = []
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self._pool: Callable[[Tensor], Tensor] = torch.compile(backbone.pool) if compile else backbone.pool
+        self._features: Callable[[Tensor], Tensor] = torch.compile(backbone.features) if compile else backbone.features
         self._loss_sum = torch.zeros(())
         self._shown = 0
         self._started = time.perf_counter()
@@ -105,7 +105,7 @@ class FineTuneModule(L.LightningModule):
         """Compute class logits ``[B, C]`` of uint8 images ``[B, 3, H, W]``."""
         if self.convolutional:
             images = images.contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.head(self._pool(images)))
+        return cast(Tensor, self.head(self._features(images)))
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch's random numbers and start its counts."""

@@ -23,7 +23,7 @@ class _Images(Protocol):
     def __getitem__(self, index: int) -> tuple[Any, int]: ...
 
 
-class Shuffled(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """The rows of a training set in a new order in every epoch.
 
     Args:
@@ -34,7 +34,7 @@ class Shuffled(Sampler[int]):
 
     def __init__(self, rows: Sized, seed: int, epoch: int = 0) -> None:
         self.size, self.seed, self.epoch = len(rows), seed, epoch
-        self.views = isinstance(rows, Views)
+        self.views = isinstance(rows, SeededViews)
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to the order of an epoch, counted from 0."""
@@ -49,7 +49,7 @@ class Shuffled(Sampler[int]):
         return iter((first + torch.randperm(self.size, generator=generator)).tolist())
 
 
-class Views(Dataset[tuple[Tensor, int]]):
+class SeededViews(Dataset[tuple[Tensor, int]]):
     """Images as a transform shows them: item ``epoch * N + i`` is image ``i`` as that epoch sees it.
 
     A view is a function of the seed, the epoch and the image, so it is the same in whichever process it is made. The

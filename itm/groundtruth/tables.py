@@ -1,8 +1,9 @@
 """True rankings: accuracy after fine-tuning, published or your own, and the scores that the ITM paper reports.
 
-``python -m itm.groundtruth.tables priors`` prints how well rankings that never look at the images do on the paper's table,
+``python -m itm.groundtruth.tables priors`` prints how well rankings that never look at the images do on the paper's
+table,
 ``... segmentation`` what each definition of the weighted tau gives for its segmentation table; ``... collect`` makes a
-table of your own records. The published ones are CSV files in the package (``itm/published``).
+table of your own records. The published ones are CSV files in the package (``itm/groundtruth/published``).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ ResNet-34 in it, which tie on Flowers, while the paper's table 8 shows no tie th
 should hold for the other choices too: ``python -m itm.groundtruth.tables priors`` shows the range over all of them.
 """
 
-_PUBLISHED = files("itm") / "published"
+_PUBLISHED = files("itm.groundtruth") / "published"
 
 
 def load(source: str | Path = "paper") -> pd.DataFrame:

@@ -20,8 +20,9 @@ from itm.core import provenance
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
-from itm.data.image_set import ImageSet, TransferData
+from itm.data.image_set import ImageSet
 from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
+from itm.groundtruth.datamodule import TransferData
 from itm.groundtruth.hardware import Machine
 from itm.groundtruth.module import FineTuneModule, train_transform
 from itm.groundtruth.trials import Cell, Cells, Record

@@ -1,8 +1,8 @@
 """Rank statistics of many pools of models at once: every function takes ``[M, n]`` arrays and gives ``[M]`` values.
 
 Row ``m`` is one pool of ``n`` models. Each statistic is built from the pairwise signs ``sgn(x_i - x_j)``, so a
-thousand sub-pools cost one array operation. :mod:`itm.metrics.single` has the same statistics for one pool, with checks and
-formulas; these trust their input (:func:`finite_columns` checks it).
+thousand sub-pools cost one array operation. :mod:`itm.metrics.single` has the same statistics for one pool, with
+checks and formulas; these trust their input (:func:`finite_columns` checks it).
 """
 
 from __future__ import annotations

@@ -1,16 +1,11 @@
-"""How well scores order models: pure functions over one pool of models, and a torchmetrics class of each.
+"""Rank statistics of one set of models: pure functions of true accuracies and scores.
 
 Every function takes ``truth`` (the fine-tuned accuracy) and ``scores``, one finite number per model in the same order,
-higher is better, as sequences, arrays or tensors. All raise :class:`~itm.core.errors.SettingError`, naming the argument and
-the index, if a number is missing, NaN or infinite, if lengths differ, or if there are fewer than two models: a model
+higher is better, as sequences, arrays or tensors. All raise :class:`~itm.core.errors.SettingError`, naming the
+argument and the index, if a number is missing, NaN or infinite, if lengths differ, or if there are fewer than two
+models: a model
 without a score has no rank. Values do not depend on the order in which models are listed. A correlation is 0 where
 ``truth`` or ``scores`` is constant: nothing is ordered, so nothing agrees.
-
-The classes collect models over any number of updates and add nothing to the functions::
-
-    metrics = MetricCollection([WeightedKendallTau(), Regret()])
-    metrics.update(truth, scores)
-    metrics.compute()
 """
 
 from __future__ import annotations
@@ -20,13 +15,9 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from itm.core.errors import SettingError, unknown
 from itm.metrics import functional as rowwise
 
 Values = ArrayLike | Tensor
@@ -187,82 +178,3 @@ def regret(truth: Values, scores: Values) -> float:
 
 def _one(statistic: Callable[..., rowwise.Array], **columns: Any) -> float:
     return float(statistic(*(column[np.newaxis] for column in rowwise.finite_columns(**columns)))[0])
-
-
-class _OverModels(Metric):
-    """Collects truth and scores; call ``update``, not ``forward``, when a batch holds a single model."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    truth: list[Tensor]
-    scores: list[Tensor]
-    statistic: Callable[[Tensor, Tensor], float]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("truth", default=[], dist_reduce_fx="cat")
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
-
-    def update(self, truth: Values, scores: Values) -> None:
-        """Add models: a number or a sequence of numbers each, in the same order."""
-        checked = rowwise.finite("truth", truth), rowwise.finite("scores", scores)
-        if len(checked[0]) != len(checked[1]):
-            raise SettingError(f"truth has {len(checked[0])} values, scores has {len(checked[1])}; pair them.")
-        for state, values in zip((self.truth, self.scores), checked, strict=True):
-            state.append(torch.as_tensor(values, device=self.device))
-
-    def compute(self) -> Tensor:
-        """The statistic over all models so far."""
-        return torch.tensor(self.statistic(*map(dim_zero_cat, (self.truth, self.scores))), device=self.device)
-
-
-class WeightedKendallTau(_OverModels):
-    """:func:`weighted_kendall_tau` as a metric."""
-
-    def __init__(self, definition: Literal["scipy", "paper"] = "scipy", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if definition not in rowwise.DEFINITIONS:
-            raise unknown("definition", definition, rowwise.DEFINITIONS)
-        self.statistic = partial(weighted_kendall_tau, definition=definition)
-
-
-class KendallTau(_OverModels):
-    """:func:`kendall_tau` as a metric."""
-
-    statistic = staticmethod(kendall_tau)
-
-
-class SpearmanRho(_OverModels):
-    """:func:`spearman_rho` as a metric."""
-
-    statistic = staticmethod(spearman_rho)
-
-
-class PearsonR(_OverModels):
-    """:func:`pearson_r` as a metric."""
-
-    statistic = staticmethod(pearson_r)
-
-
-class RecallAtK(_OverModels):
-    """:func:`recall_at_k` as a metric."""
-
-    def __init__(self, k: int = 3, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.statistic = partial(recall_at_k, k=k)
-
-
-class NDCGAtK(_OverModels):
-    """:func:`ndcg_at_k` as a metric."""
-
-    def __init__(self, k: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.statistic = partial(ndcg_at_k, k=k)
-
-
-class Regret(_OverModels):
-    """:func:`regret` as a metric."""
-
-    higher_is_better = False
-    statistic = staticmethod(regret)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from itm.core.errors import DataError
 from itm.core.files import write_atomic
-from itm.groundtruth.sampling import Shuffled
+from itm.groundtruth.sampling import EpochSampler
 
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
 """Where the corpus is kept, beside the datasets."""
@@ -150,6 +150,6 @@ class Rounds(Sampler[int]):
         position, end = self.round * self.length, (self.round + 1) * self.length
         while position < end:
             shuffle, offset = divmod(position, self.rows)
-            part = list(Shuffled(range(self.rows), self.seed, shuffle))[offset : offset + end - position]
+            part = list(EpochSampler(range(self.rows), self.seed, shuffle))[offset : offset + end - position]
             yield from part
             position += len(part)

@@ -111,7 +111,7 @@ class Backbone(nn.Module):
         """Bring uint8 images ``[B, 3, H, W]`` to the range that the network was trained on."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
-    def pool(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Compute features ``[B, D]`` of uint8 images ``[B, 3, H, W]``; differentiable, for fine-tuning."""
         net = cast(Any, self.net)
         return cast(Tensor, net.forward_head(net.forward_features(self.normalize(images)), pre_logits=True))

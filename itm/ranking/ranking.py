@@ -126,7 +126,8 @@ def rank(
         scorer: A scorer, or the name of one with its default settings.
         seed: First seed of a scorer with randomness; its own where not given.
         seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
-        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.core.parallel.map_forked`. Scorers without
+        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.core.parallel.map_forked`.
+        Scorers without
             randomness are quick, and share what they compute of one model: they stay in this process.
 
     Returns:

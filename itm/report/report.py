@@ -131,7 +131,7 @@ class Report:
     def to_html(self) -> str:
         """The report as one page that needs no other file and no network."""
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        template = environment.from_string((files("itm") / "templates" / "report.html.j2").read_text("utf-8"))
+        template = environment.from_string((files("itm.report") / "templates" / "report.html.j2").read_text("utf-8"))
         pictures = []
         for ranking in self.rankings:
             drawn = (figures.score_bars(ranking), figures.score_curves(ranking))

@@ -1,6 +1,5 @@
 """Transferability scores, one paper per file."""
 
-from itm.evaluation import priors
 from itm.scorers.base import Score, Scorer
 from itm.scorers.emms import EMMS
 from itm.scorers.etran import ETran
@@ -43,5 +42,4 @@ __all__ = [
     "Score",
     "Scorer",
     "TransRate",
-    "priors",
 ]

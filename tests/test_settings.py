@@ -1,0 +1,58 @@
+"""Settings are checked by pydantic, and a mistake is one line."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import FrozenInstanceError, replace
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import Field
+from torch import Tensor
+
+from itm.core.errors import SettingError
+from itm.core.settings import settings
+
+
+@settings("scorer.toy")
+class Toy:
+    """Settings of every kind."""
+
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-3
+    steps: Annotated[int, Field(ge=1)] | None = None
+    loss: Literal["mse", "mae", "ce"] = "mse"
+    flip: bool = False
+    rows: Tensor | None = None
+    name: ClassVar[str] = "toy"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 0}, "scorer.toy.lr=0: expected a number above 0."),
+        ({"lr": float("nan")}, "scorer.toy.lr=nan: expected a finite number."),
+        ({"lr": float("inf")}, "scorer.toy.lr=inf: expected a finite number."),
+        ({"lr": "fast"}, "scorer.toy.lr=fast: expected a number."),
+        ({"lr": True}, "scorer.toy.lr=True: expected a number."),
+        ({"steps": 0}, "scorer.toy.steps=0: expected a number of at least 1."),
+        ({"steps": 2.5}, "scorer.toy.steps=2.5: expected a whole number."),
+        ({"loss": "msee"}, "scorer.toy.loss=msee: not known. Did you mean 'mse'? Allowed: ce, mae, mse."),
+        ({"flip": 1}, "scorer.toy.flip=1: expected true or false."),
+        ({"stepz": 1}, "setting=scorer.toy.stepz: not known. Did you mean 'scorer.toy.steps'?"),
+    ],
+)
+def test_a_mistake_is_one_line(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Toy(**values)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_frozen_replaced_and_pickled() -> None:
+    toy = Toy(lr=1, steps=3)
+    assert replace(toy, loss="ce") == Toy(lr=1, steps=3, loss="ce")
+    assert pickle.loads(pickle.dumps(toy)) == toy
+    with pytest.raises(FrozenInstanceError):
+        toy.lr = 2  # type: ignore[misc]
+    with pytest.raises(SettingError, match="expected a number above 0"):
+        replace(toy, lr=-1)
