@@ -21,7 +21,7 @@ from itm.core.errors import CheckpointError
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 224 / 256}
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 # position lookups that networks compute themselves, and auxiliary classifiers that only training uses
 _SURPLUS = re.compile(r"(^|\.)relative_position_index$|^(AuxLogits|aux1|aux2)\.")
 # torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
