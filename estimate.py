@@ -47,7 +47,6 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     scorers = {str(name): instantiate(node) for name, node in cfg.scorer.items()}
     source = None if cfg.groundtruth is None else str(cfg.groundtruth)
     truth = find_truth(source, str(cfg.data.name), list(cfg.zoo), ROOT / "experiments" / "groundtruth")
-
     extraction = {key: settings[key] for key in SETTINGS}
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
     scorers = with_source_features(scorers, settings["source"], extraction)
