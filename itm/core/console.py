@@ -15,9 +15,9 @@ WIDTH = 110
 """Columns of a console that is not a terminal, such as a log file."""
 
 
-def console() -> Console:
-    """Return the console that tables go to: the terminal's own width, or :data:`WIDTH` in a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+def console(width: int = WIDTH) -> Console:
+    """Return the console that tables go to: the terminal's own width, or ``width`` columns in a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def plain_table(title: str) -> Table:
@@ -35,7 +35,7 @@ def print_frame(frame: pd.DataFrame, title: str, digits: int = 3, to: Console | 
         to: Console to print to; :func:`console` where not given.
     """
     table = plain_table(escape(title))
-    table.add_column(escape(str(frame.index.name or "")))
+    table.add_column(escape(str(frame.index.name or "")), no_wrap=True)
     for name in frame.columns:
         table.add_column(escape(str(name)), justify="right" if _is_numeric(frame[name]) else "left")
     for index, row in frame.iterrows():
