@@ -115,7 +115,7 @@ def test_several_scorers_and_one_that_lacks_what_it_needs():
 def test_features_take_numpy_arrays_and_refuse_what_is_no_pair():
     x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1], np.int32)
     made = itm.Features(x, y)
-    assert (made.num_samples, made.dim, made.y.dtype) == (4, 2, torch.int64)
+    assert (made.x.shape, made.dim, made.y.dtype) == ((4, 2), 2, torch.int64)
     for wrong, words in (
         ((x, y[:3]), "x has 4 rows, y has 3"),
         ((x[0], y), "x must have 2"),

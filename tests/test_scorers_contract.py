@@ -11,7 +11,7 @@ from synthetic import clusters, noise
 from torch import Tensor
 
 import itm.scorers
-from itm.core.errors import FeatureError
+from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.scorers import ITM, NLEEP, PED, Scorer
 
@@ -68,6 +68,12 @@ def test_default_settings_need_no_argument_and_never_change(cls: type[Scorer]) -
     assert cls() == cls()
     with pytest.raises(AttributeError):
         cls().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("cls", SCORERS)
+def test_a_misspelt_setting_is_named_with_the_scorer(cls: type[Scorer]) -> None:
+    with pytest.raises(SettingError, match=rf"scorer\.{cls.name}\.sede"):
+        cls(sede=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("cls", SCORERS)

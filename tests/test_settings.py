@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -23,6 +24,7 @@ class Toy:
     loss: Literal["mse", "mae", "ce"] = "mse"
     flip: bool = False
     rows: Tensor | None = None
+    labels: Sequence[str] = ()
     name: ClassVar[str] = "toy"
 
 
@@ -46,6 +48,31 @@ def test_a_mistake_is_one_line(values: dict[str, object], message: str) -> None:
         Toy(**values)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.1, 0), "scorer.toy.steps=0: expected a number of at least 1."),
+        ((0.1, 1, "msee"), "scorer.toy.loss=msee: not known. Did you mean 'mse'?"),
+        ((0.1, 1, "mse", True, None, (), 7), "scorer.toy: 7 is one value too many; there are 6 settings."),
+        ((0.1, 1, "mse", True, "a\n" * 100), f"scorer.toy.rows={'a ' * 38}a...: expected Tensor."),
+    ],
+)
+def test_a_value_given_by_position_is_named(values: tuple[object, ...], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Toy(*values)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_without_settings_says_so() -> None:
+    @settings("scorer.bare")
+    class Bare:
+        name: ClassVar[str] = "bare"
+
+    with pytest.raises(SettingError, match=r"^scorer\.bare\.lr: not known; scorer\.bare has no settings\.$"):
+        Bare(lr=1)  # type: ignore[call-arg]
 
 
 def test_settings_are_frozen_replaced_and_pickled() -> None:

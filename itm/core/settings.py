@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -14,9 +14,19 @@ from itm.core.errors import ItmError, SettingError, unknown
 
 T = TypeVar("T")
 
-# strict: a text is not taken for a number, nor true for 1
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of at least 1."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number of at least 0."""
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A number between 0 and 1, both excluded."""
+
+# strict: "1" and true are not taken for the number 1
 _CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")
-# what was expected, by pydantic's name of the mistake; {} is filled with pydantic's own bounds
+_LONGEST = 80  # characters of a value in an error
+# the expected value, by pydantic's name of the mistake; pydantic's bounds fill the braces
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -32,7 +42,11 @@ _EXPECTED = {
     "tuple_type": "a list",
     "too_short": "at least {min_length} values",
     "too_long": "at most {max_length} values",
-    "dict_type": "settings by name",
+    "dict_type": "values by name",
+    "mapping_type": "values by name",
+    "is_instance_of": "{class}",
+    "dataclass_type": "{class_name}",
+    "dataclass_exact_type": "{class_name}",
 }
 
 
@@ -41,7 +55,7 @@ def settings(prefix: str | Callable[[type], str]) -> Callable[[type[T]], type[T]
     """Make a class a frozen dataclass whose fields are checked against their annotations.
 
     Args:
-        prefix: What stands before a field's name in errors, such as ``"scorer.itm"``; or a function of the class.
+        prefix: Prefix of a field's name in errors, such as ``"scorer.itm"``; or a function of the class.
 
     Returns:
         A decorator. Building the class raises :class:`~itm.core.errors.SettingError` for the first wrong field:
@@ -70,21 +84,24 @@ def as_setting_error(error: ValidationError, prefix: str, allowed: Iterable[str]
     """Turn the first mistake that pydantic found into one line.
 
     Args:
-        error: What pydantic raised.
-        prefix: What stands before the setting's name; empty for none.
-        allowed: The names of all settings, for a misspelt one.
+        error: The error that pydantic raised.
+        prefix: Prefix of the setting's name; empty for none.
+        allowed: Names of all settings in their order, for misspelt names and for values given by position.
     """
     mistake = error.errors(include_url=False)[0]
     context: Mapping[str, Any] = mistake.get("ctx", {})
-    kind, found = mistake["type"], mistake["input"]
+    kind, found = mistake["type"], _one_line(mistake["input"])
     if isinstance(context.get("error"), ItmError):  # raised by a check of ours, already in one line
         raised: ItmError = context["error"]
         return raised
-    names = [str(part) for part in mistake["loc"] if isinstance(part, str) and not part.startswith("function-")]
-    name = ".".join([prefix, *names[:1]] if prefix else names[:1])
-    if kind in ("unexpected_keyword_argument", "unexpected_positional_argument"):
-        known = [f"{prefix}.{word}" if prefix else word for word in allowed]
-        return unknown("setting", name, known)
+    order = list(allowed)
+    name = ".".join(part for part in (prefix, _field(mistake["loc"], order)) if part)
+    if kind == "unexpected_positional_argument":
+        return SettingError(f"{prefix}: {found} is one value too many; there are {len(order)} settings.")
+    if kind == "unexpected_keyword_argument" and not order:
+        return SettingError(f"{name}: not known; {prefix} has no settings.")
+    if kind == "unexpected_keyword_argument":
+        return unknown("setting", name, [f"{prefix}.{word}" if prefix else word for word in order])
     if kind in ("missing_argument", "missing"):
         return SettingError(f"{name}: missing; set {name}=<value>.")
     if kind == "literal_error":
@@ -95,6 +112,19 @@ def as_setting_error(error: ValidationError, prefix: str, allowed: Iterable[str]
     return SettingError(f"{name}={found}: expected {expected.format(**context)}.")
 
 
+def _field(location: Sequence[str | int], order: Sequence[str]) -> str:
+    """Return the name of the field at a location; a value given by position is located by its number."""
+    first, *_ = [*location, ""]
+    if isinstance(first, int):
+        return order[first] if first < len(order) else ""
+    return first
+
+
+def _one_line(found: object) -> str:
+    text = " ".join(str(found).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
 def _words(expected: str) -> list[str]:
-    """The words of pydantic's text ``'a', 'b' or 'c'``."""
+    """Return the words of pydantic's text ``'a', 'b' or 'c'``."""
     return [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(", ")]

@@ -6,16 +6,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from itm.core.errors import FeatureError, SettingError, unknown
+from itm.core.errors import FeatureError
 from itm.core.features import Features
+from itm.core.settings import settings
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def _check(name: str, features: Features) -> Samples:
     return Samples(x, dense, len(classes), features.logits, features.groups)
 
 
-@dataclass(frozen=True)
+@settings("scorer")
 class Scorer(ABC):
     """A transferability score: from features of a pool of models to one number each, higher is better.
 
-    A scorer is a frozen dataclass of its settings. Subclasses implement :meth:`evaluate_one`; those whose score depends
-    on the other models of the pool set ``relative`` and override :meth:`evaluate`.
+    A scorer is a frozen dataclass of its settings; :func:`itm.core.settings.settings` makes it one and checks each
+    setting against its annotation. Subclasses implement :meth:`evaluate_one`; those whose score depends on the other
+    models of the pool set ``relative`` and override :meth:`evaluate`.
     """
 
     name: ClassVar[str]
@@ -99,50 +100,6 @@ class Scorer(ABC):
     """What the features must carry besides ``x`` and ``y``: ``"logits"`` or nothing."""
     relative: ClassVar[bool] = False
     """Whether one model's score depends on the others in the pool."""
-
-    def __post_init__(self) -> None:
-        """Check every setting against its annotation, so that the signature is the schema; subclasses add bounds.
-
-        Raises:
-            SettingError: If a setting is no number, or a word that is not among its annotation's.
-        """
-        hints = get_type_hints(type(self))
-        for setting in fields(self):
-            self._check_type(setting.name, getattr(self, setting.name), hints[setting.name])
-
-    def _check_type(self, setting: str, value: Any, hint: Any) -> None:
-        for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
-            words = get_args(option) if get_origin(option) is Literal else None
-            expected, fits = {
-                int: ("a whole number", isinstance(value, int) and not isinstance(value, bool)),
-                float: ("a number", isinstance(value, int | float) and not isinstance(value, bool)),
-                bool: ("true or false", isinstance(value, bool)),
-            }.get(option, ("", words is None or value in words))
-            if value is None and type(None) in get_args(hint):
-                return
-            if not fits and words is not None:
-                raise unknown(f"scorer.{self.name}.{setting}", value, words)
-            if not fits:
-                raise SettingError(f"scorer.{self.name}.{setting}={value}: expected {expected}.")
-
-    def bound(self, *settings: str, above: float | None = None, least: float | None = None) -> None:
-        """Refuse settings outside a bound; a setting that is None passes.
-
-        Args:
-            settings: Names of numeric settings.
-            above: They must be greater than this.
-            least: They must be at least this.
-
-        Raises:
-            SettingError: If one is outside; the message names it as typed.
-        """
-        for setting in settings:
-            value = getattr(self, setting)
-            if value is not None and (
-                (above is not None and not value > above) or (least is not None and value < least)
-            ):
-                limit = f"above {above:g}" if above is not None else f"of at least {least:g}"
-                raise SettingError(f"scorer.{self.name}.{setting}={value}: expected a number {limit}.")
 
     def score(self, pool: Mapping[str, Features]) -> dict[str, float]:
         """Score every model of the pool.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 
 _GUARD = 1e-8  # added to every standard deviation, as published
 
 
-@dataclass(frozen=True)
+@settings("scorer.emms")
 class EMMS(Scorer):
     """Minus ``C`` times the squared error of the standardised one-hot labels regressed on standardised features.
 
@@ -29,7 +30,7 @@ class EMMS(Scorer):
 
     reference: bool = False
 
-    name = "emms"
+    name: ClassVar[str] = "emms"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples
+from itm.scorers.common.folds import Folds
 from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
 from itm.scorers.common.moments import moments
 from itm.scorers.common.relative import RelativeScorer
 
 
-@dataclass(frozen=True)
+@settings("scorer.etran")
 class ETran(RelativeScorer):
     """0.15 of the energy plus 0.85 of the mean probability of the true class, each scaled over the pool of models.
 
@@ -41,13 +42,9 @@ class ETran(RelativeScorer):
     name: ClassVar[str] = "etran"
     weights: ClassVar[Mapping[str, float]] = {"energy": 0.15, "lda": 0.85}
 
-    folds: int = 5
+    folds: Folds = 5
     seed: int = 0
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("folds", least=2)
 
     def parts(self, samples: Samples) -> dict[str, float]:
         """Compute ``energy``, any real number, and ``lda``, a mean probability."""

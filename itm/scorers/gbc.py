@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from itm.core.errors import FeatureError
+from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 
@@ -17,7 +17,7 @@ Gaussian = Literal["spherical", "diagonal"]
 _FLOOR = 1e-4
 
 
-@dataclass(frozen=True)
+@settings("scorer.gbc")
 class GBC(Scorer):
     """Minus the overlap of the classes as Gaussians, ``-sum_{i != j} exp(-B_ij)``, with Bhattacharyya distances ``B``.
 
@@ -39,14 +39,10 @@ class GBC(Scorer):
     """
 
     gaussian: Gaussian = "spherical"
-    components: int | None = 64
+    components: Count | None = 64
     reference: bool = False
 
-    name = "gbc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("components", least=1)
+    name: ClassVar[str] = "gbc"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

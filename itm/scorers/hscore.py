@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 
 
-@dataclass(frozen=True)
+@settings("scorer.hscore")
 class HScore(Scorer):
     """``tr(cov(f)^-1 cov(E[f | y]))``: how many class directions the features explain, corrected for chance.
 
@@ -23,7 +24,7 @@ class HScore(Scorer):
 
     reference: bool = False
 
-    name = "hscore"
+    name: ClassVar[str] = "hscore"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""
@@ -35,7 +36,7 @@ class HScore(Scorer):
         return Score(value, details={"components": components})
 
 
-@dataclass(frozen=True)
+@settings("scorer.regularized_hscore")
 class RegularizedHScore(Scorer):
     """H-score with the covariance shrunk to a multiple of the identity by Ledoit and Wolf's rule, corrected for chance.
 
@@ -49,7 +50,7 @@ class RegularizedHScore(Scorer):
 
     reference: bool = False
 
-    name = "regularized_hscore"
+    name: ClassVar[str] = "regularized_hscore"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from itm.core.errors import SettingError
+from itm.core.settings import Count, NonNegative, Positive, Share, settings
 from itm.core.splits import split_indices
 from itm.dva.batches import OrderedBatches, RandomBatches
-from itm.dva.equations import CenterScheme, Evolution, Loss, Stability, adaptive_steps, class_distance, pseudo_centers
+from itm.dva.equations import (
+    CenterScheme,
+    Evolution,
+    Loss,
+    Stability,
+    Standardize,
+    adaptive_steps,
+    class_distance,
+    pseudo_centers,
+)
 from itm.dva.scaling import Scaling, scale_features
 from itm.scorers.base import Samples, Score, Scorer
 
@@ -36,7 +47,7 @@ class Trained:
     batch_size: int
 
 
-@dataclass(frozen=True)
+@settings("scorer.itm")
 class ITM(Scorer):
     """Implicit Transferability Modeling.
 
@@ -72,37 +83,28 @@ class ITM(Scorer):
 
     name: ClassVar[str] = "itm"
 
-    batch_size: int = 256
-    iterations: int = 500
-    eta: float = 0.01
-    n_b: int = 20
-    eta_0: float = 0.01
-    steps: int | None = None
+    batch_size: Count = 256
+    iterations: Count = 500
+    eta: Positive = 0.01
+    n_b: Annotated[int, Field(ge=0)] = 20
+    eta_0: Share = 0.01
+    steps: Count | None = None
     loss: Loss = "mse"
     centers: CenterScheme = "onehot"
     shift: bool = True
-    dim: int | None = None
-    standardize: Literal["per_dim", "rms"] = "per_dim"
+    dim: Count | None = None
+    standardize: Standardize = "per_dim"
     scaling: Scaling = "unit"
     evolution: Evolution = "closed_form"
     heldout: Literal["evolved", "plain"] = "evolved"
     measure: Literal["accuracy", "likelihood"] = "accuracy"
     stability: Stability = "cap"
-    lr: float = 5e-3
-    weight_decay: float = 1e-2
-    train_fraction: float = 0.8
-    evaluate_every: int = 100
+    lr: Positive = 5e-3
+    weight_decay: NonNegative = 1e-2
+    train_fraction: Share = 0.8
+    evaluate_every: Count = 100
     accelerator: Literal["cpu", "cuda", "auto"] = "cpu"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("eta", "eta_0", "lr", "train_fraction", above=0)
-        self.bound("batch_size", "iterations", "evaluate_every", "steps", "dim", least=1)
-        self.bound("n_b", "weight_decay", least=0)
-        for setting in ("eta_0", "train_fraction"):
-            if getattr(self, setting) >= 1:
-                raise SettingError(f"scorer.itm.{setting}={getattr(self, setting)}: expected a number below 1.")
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; details hold n, dis_φ, curve and losses by iteration, and how stable the evolution was."""

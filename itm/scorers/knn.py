@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import moments
 
 _DISTANCES_AT_ONCE = 2**23  # 64 MiB of float64
 
 
-@dataclass(frozen=True)
+@settings("scorer.knn")
 class KNN(Scorer):
     """Percentage of rows whose class the ``k`` nearest other rows vote for, by Euclidean distance.
 
@@ -30,12 +30,8 @@ class KNN(Scorer):
 
     name: ClassVar[str] = "knn"
 
-    k: int = 5
+    k: Count = 5
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("k", least=1)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 100 per cent."""

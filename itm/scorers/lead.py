@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import NonNegative, settings
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import assign_folds, canonical
+from itm.scorers.common.folds import Folds, assign_folds, canonical
 from itm.scorers.common.svm import one_vs_rest_svm
 from itm.scorers.linear_probe import standardized
 
@@ -23,7 +23,7 @@ _IMAGES_PER_CLASS = 64
 _LEARNING_RATE = 1e-2
 
 
-@dataclass(frozen=True)
+@settings("scorer.lead")
 class LEAD(Scorer):
     """Mean log-likelihood of the true class after initial logits have evolved for a time under a class-wise rate.
 
@@ -55,17 +55,12 @@ class LEAD(Scorer):
 
     name: ClassVar[str] = "lead"
 
-    time: float = 1.0
+    time: NonNegative = 1.0
     rate_scale: RateScale = "model_mean"
     loss: Loss = "mse"
     fit: Fit = "oof"
-    folds: int = 5
+    folds: Folds = 5
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("time", least=0)
-        self.bound("folds", least=2)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; at most 0."""

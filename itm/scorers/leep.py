@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 
 
-@dataclass(frozen=True)
+@settings("scorer.leep")
 class LEEP(Scorer):
     """Mean log-likelihood of the labels under ``p(y | x) = sum_z P(y | z) theta_z(x)``, in nats, at most 0.
 
@@ -24,8 +24,8 @@ class LEEP(Scorer):
 
     log: bool = True
 
-    name = "leep"
-    needs = frozenset({"logits"})
+    name: ClassVar[str] = "leep"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

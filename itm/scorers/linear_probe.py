@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from itm.core.settings import Count, Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import assign_folds, canonical
+from itm.scorers.common.folds import Folds, assign_folds, canonical
 
 
-@dataclass(frozen=True)
+@settings("scorer.linear_probe")
 class LinearProbe(Scorer):
     """Percentage of held-out rows that a multinomial logistic regression gets right.
 
@@ -36,16 +36,10 @@ class LinearProbe(Scorer):
 
     name: ClassVar[str] = "linear_probe"
 
-    folds: int = 5
-    cost: float = 1.0
-    max_iter: int = 200
+    folds: Folds = 5
+    cost: Positive = 1.0
+    max_iter: Count = 200
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("cost", above=0)
-        self.bound("max_iter", least=1)
-        self.bound("folds", least=2)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 100 per cent."""

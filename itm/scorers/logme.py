@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 
@@ -15,7 +16,7 @@ _EPS = 1e-5  # the published guard of both precisions; in the exact evidence the
 _ROUNDS, _TOLERANCE = 11, 1e-3  # the published stopping rule
 
 
-@dataclass(frozen=True)
+@settings("scorer.logme")
 class LogME(Scorer):
     """Log evidence per row of a Bayesian linear model ``t = Xw + noise``, averaged over the one-vs-rest targets ``t``.
 
@@ -32,7 +33,7 @@ class LogME(Scorer):
 
     reference: bool = False
 
-    name = "logme"
+    name: ClassVar[str] = "logme"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

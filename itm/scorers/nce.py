@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 
 
-@dataclass(frozen=True)
+@settings("scorer.nce")
 class NCE(Scorer):
     """``-H(Y | Z) = sum_yz P(y, z) ln P(y | z)`` in nats, where ``z`` is the class that the source head predicts.
 
@@ -19,8 +19,8 @@ class NCE(Scorer):
     per source class it flatters heads of many classes.
     """
 
-    name = "nce"
-    needs = frozenset({"logits"})
+    name: ClassVar[str] = "nce"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

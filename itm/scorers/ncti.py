@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples
-from itm.scorers.common.folds import derive
+from itm.scorers.common.folds import Folds, derive
 from itm.scorers.common.lda import LEAST_SHRINKAGE, Scatter, mean_true_probability, out_of_fold_posterior
 from itm.scorers.common.moments import Moments, moments
 from itm.scorers.common.relative import RelativeScorer
@@ -20,7 +20,7 @@ from itm.scorers.common.relative import RelativeScorer
 _COMPONENTS = 64
 
 
-@dataclass(frozen=True)
+@settings("scorer.ncti")
 class NCTI(RelativeScorer):
     """Spread of the discriminant embedding, plus probability of the true class, minus variability within classes.
 
@@ -45,13 +45,9 @@ class NCTI(RelativeScorer):
     name: ClassVar[str] = "ncti"
     weights: ClassVar[Mapping[str, float]] = {"seli": 1.0, "ncc": 1.0, "vc": -1.0}
 
-    folds: int = 5
+    folds: Folds = 5
     seed: int = 0
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("folds", least=2)
 
     def parts(self, samples: Samples) -> dict[str, float]:
         """Compute ``seli`` (at least 0), ``ncc`` (between 0 and 1) and ``vc`` (any real number)."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from itm.core.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError
+from itm.core.settings import Count, Share, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 from itm.scorers.leep import expected_prediction
@@ -20,7 +21,7 @@ _TOLERANCE, _ROUNDS = 1e-3, 100
 _NEGLIGIBLE = 1e-15  # a row that belongs less than this to a component does not shape it
 
 
-@dataclass(frozen=True)
+@settings("scorer.nleep")
 class NLEEP(Scorer):
     """Mean log-likelihood of the labels under ``sum_k P(y | k) theta_k(x)``, in nats, at most 0.
 
@@ -42,20 +43,13 @@ class NLEEP(Scorer):
         SettingError: If ``ratio`` or ``variance`` is not as stated.
     """
 
-    ratio: int = 5
-    variance: float = 0.8
+    ratio: Count = 5
+    variance: Share = 0.8
     log: bool = True
     seed: int = 0
     reference: bool = False
 
-    name = "nleep"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("ratio", least=1)
-        self.bound("variance", above=0)
-        if self.variance >= 1:
-            raise SettingError(f"scorer.nleep.variance={self.variance}: expected a number below 1.")
+    name: ClassVar[str] = "nleep"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

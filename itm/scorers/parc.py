@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from itm.core.errors import FeatureError
+from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import Moments, moments
 
@@ -20,7 +22,7 @@ _BLOCK = 512  # rows of the distance matrix in memory at a time
 _DIGITS = 12  # equal distances must tie, so they are rounded beyond the noise of their computation
 
 
-@dataclass(frozen=True)
+@settings("scorer.parc")
 class PARC(Scorer):
     """100 times Spearman's correlation between distances of features and of labels, over all pairs of rows.
 
@@ -41,17 +43,12 @@ class PARC(Scorer):
         SettingError: If ``components`` or ``max_rows`` is too small.
     """
 
-    components: int | None = 32
-    max_rows: int = 15_000
+    components: Count | None = 32
+    max_rows: Annotated[int, Field(ge=3)] = 15_000
     seed: int = 0
     reference: bool = False
 
-    name = "parc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("components", least=1)
-        self.bound("max_rows", least=3)
+    name: ClassVar[str] = "parc"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from dataclasses import field, replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from itm.core.errors import FeatureError, SettingError
+from itm.core.errors import FeatureError
 from itm.core.features import Features
+from itm.core.settings import Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
 from itm.scorers.common.moments import moments
@@ -23,7 +25,7 @@ _STEPS = 6
 _LEAST_STD = 1e-3
 
 
-@dataclass(frozen=True)
+@settings("scorer.ped")
 class PED(Scorer):
     """Another score, taken after overlapping classes have pushed each other apart for up to six steps.
 
@@ -52,18 +54,11 @@ class PED(Scorer):
 
     source: Mapping[str, Features] | None = field(default=None, hash=False)
     base: Literal["sfda", "logme", "nleep"] = "sfda"
-    nsigma: float = 0.6
-    time_step: float = 0.1
-    exit_ratio: float = 0.5
+    nsigma: Positive = 0.6
+    time_step: Positive = 0.1
+    exit_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
     seed: int = 0
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("nsigma", "time_step", above=0)
-        self.bound("exit_ratio", least=0)
-        if self.exit_ratio >= 1:
-            raise SettingError(f"scorer.ped.exit_ratio={self.exit_ratio}: expected a share below 1.")
 
     def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
         """Score every model of the pool against its own source features.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import Count, Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.displacement import class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
 from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
@@ -22,7 +22,7 @@ _SEEDED: Mapping[str, type[SFDA | NLEEP]] = {"sfda": SFDA, "nleep": NLEEP}
 _GATE = 1e-9
 
 
-@dataclass(frozen=True)
+@settings("scorer.sa")
 class SA(Scorer):
     """Another score, taken on 64 principal components after the classes have been drawn together.
 
@@ -54,18 +54,13 @@ class SA(Scorer):
     name: ClassVar[str] = "sa"
 
     base: Literal["lda", "logme", "sfda", "nleep"] = "lda"
-    alpha: float = 0.005
-    sigma: float = 0.6
-    components: int = 64
+    alpha: Positive = 0.005
+    sigma: Positive = 0.6
+    components: Count = 64
     spread: bool = False
     toward: bool = False
     seed: int = 0
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("alpha", "sigma", above=0)
-        self.bound("components", least=1)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; on the scale of the base score, between 0 and 1 for ``"lda"``."""

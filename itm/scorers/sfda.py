@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.folds import Folds
 from itm.scorers.common.lda import (
     LEAST_SHRINKAGE,
     Discriminant,
@@ -22,7 +23,7 @@ from itm.scorers.common.lda import (
 from itm.scorers.common.moments import moments
 
 
-@dataclass(frozen=True)
+@settings("scorer.sfda")
 class SFDA(Scorer):
     """Mean probability of the true class after a discriminant analysis has been made harder by its own confidence.
 
@@ -42,13 +43,9 @@ class SFDA(Scorer):
 
     name: ClassVar[str] = "sfda"
 
-    folds: int = 5
+    folds: Folds = 5
     seed: int = 0
     reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("folds", least=2)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 1."""

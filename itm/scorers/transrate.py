@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.moments import moments
 
 _EPS = 1e-4  # squared distortion of the code
 
 
-@dataclass(frozen=True)
+@settings("scorer.transrate")
 class TransRate(Scorer):
     """How much tighter a class is coded than a random set of rows of its size, in nats.
 
@@ -34,15 +35,11 @@ class TransRate(Scorer):
         SettingError: If ``permutations`` is below 1.
     """
 
-    permutations: int = 4
+    permutations: Count = 4
     seed: int = 0
     reference: bool = False
 
-    name = "transrate"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.bound("permutations", least=1)
+    name: ClassVar[str] = "transrate"
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""

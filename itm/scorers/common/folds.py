@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError
 from itm.scorers.base import Samples
+
+Folds = Annotated[int, Field(ge=2)]
 
 _ROWS_AT_ONCE = 1024
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from itm.core.errors import FeatureError
 from itm.core.features import Features
+from itm.core.settings import settings
 from itm.scorers.base import Samples, Score, Scorer
 
 
-@dataclass(frozen=True)
+@settings("scorer")
 class RelativeScorer(Scorer):
     """A weighted sum of parts, each first scaled to ``[0, 1]`` over the models of the pool.
 
