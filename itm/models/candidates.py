@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
@@ -22,6 +22,7 @@ import pandas as pd
 import timm
 import torch
 from timm.models import get_pretrained_cfg, model_entrypoint
+from torch import nn
 
 from itm.core.console import console, print_frame
 from itm.core.errors import SettingError, unknown
@@ -95,7 +96,7 @@ def compute(name: str) -> CandidateFacts:
     architecture = name.partition(".")[0]
     channels, pixels, _ = config.input_size
     try:
-        parameters, macs, width = _count(architecture, channels, pixels)
+        parameters, macs, width = count(lambda: timm.create_model(architecture, num_classes=0), channels, pixels)
     except Exception as error:  # timm's networks raise what they like
         raise SettingError(f"models={name}: timm cannot run it without weights ({_first_line(error)}).") from error
     license_ = config.license or "unknown"
@@ -113,15 +114,24 @@ def compute(name: str) -> CandidateFacts:
     )
 
 
-def _count(architecture: str, channels: int, pixels: int) -> tuple[int, int, int]:
-    """Parameters, multiply-adds and feature width of a network that is never allocated."""
+def count(build: Callable[[], nn.Module], channels: int, pixels: int) -> tuple[int, int, int]:
+    """Count a network that is never allocated.
+
+    Args:
+        build: Builds the network, without its source head; called on the meta device.
+        channels: Channels of its input.
+        pixels: Side of its input.
+
+    Returns:
+        Parameters, multiply-adds of one image, width of the features.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # imports sympy, which only this needs
 
     fused = timm.layers.config.use_fused_attn()
     timm.layers.config.set_fused_attn(False)  # the counter does not know the fused kernels of attention pooling
     try:
         with torch.device("meta"):
-            network = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+            network = build().eval()
             images = torch.empty(1, channels, pixels, pixels)
         network.requires_grad_(False)  # the counter hooks what needs a gradient, which class tokens break
         with FlopCounterMode(display=False) as counter:
