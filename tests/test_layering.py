@@ -17,7 +17,6 @@ FLOORS = [
     {"evaluation"},
     {"report"},
     {"analysis", "cli", "tracking"},
-    {"miniature"},
 ]
 # Only these packages import these libraries.
 OWNERS = {
@@ -66,7 +65,7 @@ def test_imports_run_downwards(path: Path) -> None:
     package = package_of(path)
     if package == "__init__":
         return
-    upwards = {other for other in packages(path) - {package, "miniature"} if floor_of(other) >= floor_of(package)}
+    upwards = {other for other in packages(path) - {package} if floor_of(other) >= floor_of(package)}
     assert not upwards, f"{package} imports {upwards} from its own floor or above"
 
 

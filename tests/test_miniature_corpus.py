@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.miniature import corpus, glyphs, icons, targets
+from experiments.miniature.corpus import build_corpus, read_corpus
+from experiments.miniature.icons import Theme
+from experiments.miniature.packages import Package, files_of, versions
+from experiments.miniature.pictures import Corpus, Pictures
 from itm.core.errors import DataError, SettingError
 from itm.data import catalog
 from itm.data.image_set import load_images
-from itm.miniature import corpus, glyphs, icons, targets
-from itm.miniature.corpus import build_corpus, read_corpus
-from itm.miniature.icons import Theme
-from itm.miniature.packages import Package, files_of, versions
-from itm.miniature.pictures import Corpus, Pictures
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")
 DPKG_QUERY = """#!/bin/sh
@@ -149,12 +149,12 @@ def test_a_damaged_file_is_found_out(tmp_path: Path, place: int | None) -> None:
     else:
         content[place] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"corpus\.safetensors: .*delete it and run `python -m itm\.miniature\.corpus`"):
+    with pytest.raises(DataError, match=r"corpus\.safetensors: .*delete it and run `python -m .*\.corpus`"):
         Corpus.load(file)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.safetensors: no such file; `python -m itm\.miniature\.corpus` builds"):
+    with pytest.raises(DataError, match=r"none\.safetensors: no such file; `python -m .*\.corpus` builds"):
         Corpus.load(tmp_path / "none.safetensors")
 
 
@@ -217,6 +217,23 @@ def families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[
     monkeypatch.setattr(glyphs, "LETTERS", "AB2")
 
 
+@pytest.mark.parametrize("name", ["clipart", "miniature_corpus"])
+def test_outside_a_clone_a_drawn_dataset_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(catalog, "DRAWN_BY", "not_in_this_clone.miniature.targets")
+    with pytest.raises(DataError, match=rf"data={name}: its images are drawn by experiments/miniature.* in a clone"):
+        load_images(name)
+
+
+def test_a_missing_library_of_the_drawing_code_is_not_taken_for_a_missing_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "drawing.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(catalog, "DRAWN_BY", "drawing")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        load_images("clipart")
+
+
 @pytest.mark.usefixtures("families")
 def test_no_font_is_in_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = (load_images("decorative_fonts", split, seed=3) for split in ("train", "test"))
@@ -263,7 +280,7 @@ def test_pictures_that_cannot_be_kept_are_drawn(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.usefixtures("tiny")
 def test_the_corpus_is_a_dataset_whose_test_split_no_training_saw() -> None:
-    with pytest.raises(DataError, match=r"data=miniature_corpus: .*no such file; `python -m itm\.miniature\.corpus`"):
+    with pytest.raises(DataError, match=r"data=miniature_corpus: .*no such file; `python -m .*\.corpus`"):
         load_images("miniature_corpus")
     corpus = read_corpus()
     parts = Pictures(corpus.images, corpus.labels).split()

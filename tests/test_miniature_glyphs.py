@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 
+from experiments.miniature import glyphs
+from experiments.miniature.backdrops import CONTRAST, compose
 from itm.core.errors import DataError
-from itm.miniature import glyphs
-from itm.miniature.backdrops import CONTRAST, compose
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")
 SANS = FONTS / "DejaVuSans.ttf"

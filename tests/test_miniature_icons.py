@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.miniature import icons
+from experiments.miniature.icons import Icon, draw, rasterise, read_theme
 from itm.core.errors import DataError
-from itm.miniature import icons
-from itm.miniature.icons import Icon, draw, rasterise, read_theme
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}"><rect width="{w}" height="{h}" fill="{c}"/></svg>'

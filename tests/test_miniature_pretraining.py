@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,23 +15,34 @@ import pytest
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 pytest.importorskip("lightly", reason="needs the extra `miniature`")
 pytest.importorskip("kornia", reason="needs the extra `miniature`")
 
 import itm
+from experiments.miniature import pretrain as script
+from experiments.miniature import pretraining
+from experiments.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
+from experiments.miniature.masked import MAE, SimMIM
+from experiments.miniature.module import Pretraining
+from experiments.miniature.pictures import Corpus, Pictures, RoundSampler
+from experiments.miniature.pretraining import (
+    Job,
+    PretrainingError,
+    PretrainingWorker,
+    TrainerSettings,
+    export,
+    read_metadata,
+    train,
+)
+from experiments.miniature.supervised import Supervised
+from experiments.miniature.views import RandomViews
 from itm.cli import overrides as cli
 from itm.core.errors import SettingError
 from itm.extraction.pool import features_of_zoo
-from itm.miniature import pretraining
-from itm.miniature.contrastive import DINO, MoCoV3, SimCLR, info_nce
-from itm.miniature.masked import MAE, SimMIM
-from itm.miniature.module import Pretraining
-from itm.miniature.pictures import Corpus, Pictures, Rounds
-from itm.miniature.pretraining import DivergedError, Job, Machine, Walk, export, read_metadata, train
-from itm.miniature.supervised import Supervised
-from itm.miniature.views import RandomViews
 from itm.models.backbone import load_backbone
 
 pytestmark = pytest.mark.miniature
@@ -55,7 +66,7 @@ TINY = {"num_classes": 3, "images": 96, "batch_size": 16}
 
 @pytest.fixture(autouse=True)
 def _quick(one_thread, monkeypatch):
-    monkeypatch.setattr("itm.miniature.module._ROUND", 2)
+    monkeypatch.setattr("experiments.miniature.module._ROUND", 2)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,7 @@ def test_an_inverted_view_is_the_negative():
 
 
 def test_rounds_show_every_row_once_before_any_twice():
-    rounds = Rounds(10, 4, seed=3)
+    rounds = RoundSampler(10, 4, seed=3)
     seen = []
     for number in range(5):
         rounds.set_epoch(number)
@@ -138,7 +149,7 @@ def test_the_loss_falls(family, pictures, tmp_path):
     # a moving teacher makes DINO's loss no measure of progress; one that stays can be learned
     still = {"momentum": 1.0, "center_momentum": 1.0} if family == "dino" else {}
     module = build(family, images=480, lr=3e-3, **still)
-    train(family, module, pictures, tmp_path, Machine())
+    train(family, module, pictures, tmp_path, TrainerSettings())
     losses = [part["loss"] for part in module.history]
     assert len(losses) == 15
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
@@ -194,8 +205,8 @@ def test_the_follower_moves_towards_the_network(family, pictures):
 
 def test_the_follower_slows_down_along_a_cosine(pictures, tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr("itm.miniature.contrastive.update_momentum", lambda own, other, m: used.append(m))
-    train("m", build("mocov3", momentum=0.9, images=96), pictures, tmp_path, Machine())
+    monkeypatch.setattr("experiments.miniature.contrastive.update_momentum", lambda own, other, m: used.append(m))
+    train("m", build("mocov3", momentum=0.9, images=96), pictures, tmp_path, TrainerSettings())
     expected = [1 - 0.1 * (math.cos(math.pi * step / 5) + 1) / 2 for step in range(1, 6)]
     assert used[::2] == pytest.approx([*expected, 1.0])
 
@@ -214,7 +225,7 @@ def test_the_students_words_stay_while_the_learning_rate_rises(pictures, tmp_pat
     seen = []
     step = module.on_train_batch_end
     module.on_train_batch_end = lambda *args: (seen.append(module.projector.last_layer.weight_v.clone()), step(*args))
-    train("dino", module, pictures, tmp_path, Machine())
+    train("dino", module, pictures, tmp_path, TrainerSettings())
     assert [torch.equal(value, before) for value in seen] == [True] * 3 + [False] * 3
 
 
@@ -269,7 +280,7 @@ def test_biases_and_norms_do_not_decay():
 @pytest.mark.parametrize("family", ["supervised", "dino", "mae"])
 def test_a_resumed_training_ends_with_the_same_weights(family, pictures, tmp_path, monkeypatch):
     whole = build(family)
-    train(family, whole, pictures, tmp_path / "whole", Machine(minutes=0))
+    train(family, whole, pictures, tmp_path / "whole", TrainerSettings(minutes=0))
     cut = build(family)
     begin = cut.on_train_epoch_start
 
@@ -281,11 +292,11 @@ def test_a_resumed_training_ends_with_the_same_weights(family, pictures, tmp_pat
     monkeypatch.setattr(cut, "on_train_epoch_start", stop)
     (tmp_path / "cut").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train(family, cut, pictures, tmp_path / "cut", Machine(minutes=0))
+        train(family, cut, pictures, tmp_path / "cut", TrainerSettings(minutes=0))
     assert (tmp_path / "cut" / "last.ckpt").exists()
     torch.manual_seed(99)
     resumed = build(family)
-    train(family, resumed, pictures, tmp_path / "cut", Machine(minutes=0))
+    train(family, resumed, pictures, tmp_path / "cut", TrainerSettings(minutes=0))
     assert [part["loss"] for part in resumed.history] == [part["loss"] for part in whole.history]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
@@ -294,8 +305,8 @@ def test_a_resumed_training_ends_with_the_same_weights(family, pictures, tmp_pat
 # weights
 
 
-def walk(pictures: Pictures, folder: Path) -> Walk:
-    return Walk(pictures, "corpus", folder / "weights", folder / "state", patience=0.01)
+def walk(pictures: Pictures, folder: Path) -> PretrainingWorker:
+    return PretrainingWorker(pictures, "corpus", folder / "weights", folder / "state", patience=0.01)
 
 
 def job(family: str, name: str | None = None, **settings) -> Job:
@@ -327,7 +338,7 @@ def test_written_weights_give_the_trained_features(family, pictures, tmp_path):
 def test_what_half_precision_cannot_hold_is_refused(tmp_path):
     net = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(net.weight, 1e5)
-    with pytest.raises(DivergedError, match="weight holds numbers"):
+    with pytest.raises(PretrainingError, match="weight has values that are not finite in half precision"):
         export(net, tmp_path / "w.safetensors", {})
     assert not list(tmp_path.iterdir())
 
@@ -378,16 +389,37 @@ def test_a_model_that_fails_is_named_and_the_others_go_on(pictures, tmp_path):
     assert [path.stem for path in (tmp_path / "weights").glob("*.safetensors")] == ["mae"]
 
 
+def test_the_fourteen_shipped_weights_count_as_finished(monkeypatch):
+    monkeypatch.setattr(PretrainingWorker, "_train", lambda *_: pytest.fail("trained again"))
+    with initialize_config_dir(str(script.CONFIGS), version_base="1.3"):
+        cfg = OmegaConf.to_container(compose("pretrain"), resolve=True)
+    jobs = [script.job(name, script.scaled(spec, cfg["recipe"]), 104) for name, spec in cfg["models"].items()]
+    assert len(jobs) == 14
+    corpus = {read_metadata(script.WEIGHTS / f"{job.name}.safetensors")["corpus"] for job in jobs}
+    worker = PretrainingWorker(
+        Pictures(np.zeros((10, 32, 32, 3), np.uint8), np.zeros(10, int)), *corpus, script.WEIGHTS, ROOT
+    )
+    assert all(worker.is_finished(job) for job in jobs)
+    other = replace(jobs[0], settings={**jobs[0].settings, "lr": 1.0})
+    assert not worker.is_finished(other)
+
+
+def test_the_shipped_weights_are_those_of_the_fine_tuning_records():
+    found = {}
+    for file in (ROOT / "experiments" / "miniature" / "records").glob("clipart-*/record.json"):
+        record = json.loads(file.read_text("utf-8"))["cell"]
+        found[record["model"]] = record["weights"]
+    with initialize_config_dir(str(script.CONFIGS), version_base="1.3"):
+        zoo = OmegaConf.to_container(compose("estimate", ["zoo=miniature14"]).zoo, resolve=True)
+    assert {name: load_backbone(name, **spec).weights_digest for name, spec in zoo.items()}.items() <= found.items()
+
+
 # from the command line to a ranking
 
 
 @pytest.fixture
 def pretrain(tmp_path, monkeypatch):
-    """Runs experiments/miniature/pretrain.py in this process on the pictures."""
-    path = ROOT / "experiments" / "miniature" / "pretrain.py"
-    spec = importlib.util.spec_from_file_location("pretrain", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs the command that pre-trains in this process on the pictures."""
     monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
@@ -395,7 +427,7 @@ def pretrain(tmp_path, monkeypatch):
         own = ["pretrain.py", f"hydra.run.dir={tmp_path / 'out'}", f"weights={tmp_path / 'weights'}", *overrides]
         monkeypatch.setattr(sys, "argv", own)
         try:
-            cli.run(module.main, module.CONFIGS, "pretrain")
+            cli.run(script.main, script.CONFIGS, "pretrain")
         except SystemExit as stop:
             return stop.code
         return 0

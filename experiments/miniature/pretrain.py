@@ -1,39 +1,45 @@
-"""Pre-train the benchmark's models on the corpus of small images.
+"""Pre-train the models of the benchmark in miniature on its corpus of small images.
 
-python experiments/miniature/pretrain.py                       all models, by the recipe for two CPU cores
-python experiments/miniature/pretrain.py recipe=gpu            longer, for one GPU
-python experiments/miniature/pretrain.py 'only=[dino,mae]'     some of them
+python -m experiments.miniature.pretrain                       all models, with the recipe for two CPU cores
+python -m experiments.miniature.pretrain recipe=gpu            longer, for one GPU
+python -m experiments.miniature.pretrain 'only=[dino,simmim]'  some of them
 
-The same command, started once more beside the first, shares the work; started later, it goes on where it was stopped.
+Run it from the root of a clone. Several processes of the same command share the work; a later one resumes it.
 """
 
 import logging
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.miniature.contrastive import DINO, MoCoV3, SimCLR
+from experiments.miniature.corpus import build_corpus, read_corpus
+from experiments.miniature.masked import MAE, SimMIM
+from experiments.miniature.module import Pretraining
+from experiments.miniature.pictures import Corpus, Pictures
+from experiments.miniature.pretraining import Job, PretrainingWorker, TrainerSettings
+from experiments.miniature.supervised import Supervised
 from itm.cli import overrides as cli
-from itm.core.errors import SettingError, unknown
-from itm.miniature.corpus import build_corpus, read_corpus
-from itm.miniature.module import Pretraining
-from itm.miniature.pictures import Corpus, Pictures
-from itm.miniature.pretraining import Job, Machine, Walk
+from itm.core.errors import ItmError, SettingError, unknown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+METHODS: Mapping[str, type[Pretraining]] = {
+    method.__name__: method for method in (DINO, MAE, MoCoV3, SimCLR, SimMIM, Supervised)
+}
+"""Classes that ``models.<name>.method`` may name."""
 
 _log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="pretrain")
 def main(cfg: DictConfig) -> None:
-    """Train what is not finished yet."""
+    """Train the models that are not finished yet."""
     with cli.one_line():
         failed = train(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     if failed:
@@ -41,50 +47,59 @@ def main(cfg: DictConfig) -> None:
 
 
 def train(cfg: dict[str, Any]) -> list[str]:
-    """Pre-train the models that the config describes; returns what failed, with the reason."""
+    """Pre-train the models of the config; return one line per failed model, with its reason."""
     recipe, models = cfg["recipe"], cfg["models"]
     for name in cfg["only"] or ():
         if name not in models:
             raise unknown("only", name, models)
     corpus = read(cfg["corpus"], recipe["limit"])
-    machine = Machine(recipe["accelerator"], recipe["precision"], cfg["minutes"])
-    weights = Path(cfg["weights"] or WEIGHTS)
-    walk = Walk(
-        Pictures(corpus.images, corpus.labels), corpus.digest, weights, Path(cfg["state"]).expanduser(), machine
+    worker = PretrainingWorker(
+        pictures=Pictures(corpus.images, corpus.labels),
+        corpus=corpus.digest,
+        weights=Path(cfg["weights"] or WEIGHTS),
+        state=Path(cfg["state"]).expanduser(),
+        trainer=TrainerSettings(recipe["accelerator"], recipe["precision"], cfg["minutes"]),
     )
     chosen = {name: scaled(models[name], recipe) for name in cfg["only"] or models}
-    return [
-        f"  {name}: {why}"
-        for name, why in walk.run([job(*item, len(corpus.classes)) for item in chosen.items()]).items()
-    ]
+    failed = worker.run([job(name, spec, len(corpus.classes)) for name, spec in chosen.items()])
+    return [f"  {name}: {reason}" for name, reason in failed.items()]
 
 
 def read(file: str | None, limit: int | None) -> Corpus:
-    """The corpus in a file; without one, that of this machine or, built anew, a sample of it."""
-    return build_corpus(limit) if file is None and limit is not None else read_corpus(Path(file) if file else None)
+    """Read the corpus from ``file``, or the default one; with a ``limit`` and no file, build a sample of it."""
+    if file is None and limit is not None:
+        return build_corpus(limit)
+    return read_corpus(Path(file) if file else None)
 
 
 def scaled(spec: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """A model's settings for a recipe, which multiplies some of them."""
+    """Return a model's settings with those multiplied that the recipe scales."""
     for key in ("images", "batch_size", "lr"):
         if key not in spec:
-            raise SettingError(f"models: {key} is missing in {spec}; each model says what a recipe multiplies.")
+            raise SettingError(f"models: {key} is missing in {spec}; set it for each model, the recipe multiplies it.")
     times = {key: type(spec[key])(spec[key] * recipe[key]) for key in ("images", "batch_size", "lr")}
     return {**spec, **times, "precision": recipe["precision"]}
 
 
 def job(name: str, settings: dict[str, Any], num_classes: int) -> Job:
-    """A model to train, built when its turn comes."""
+    """Return the job of a model, whose module is built when its training starts."""
     return Job(name, settings, partial(build, name, {**settings, "num_classes": num_classes}))
 
 
 def build(name: str, settings: dict[str, Any]) -> Pretraining:
-    """The untrained module; what is wrong with its settings names the model."""
-    arguments = {key: value for key, value in settings.items() if key != "precision"}
+    """Build the untrained module.
+
+    Raises:
+        SettingError: If a setting is wrong; the message names the model.
+    """
+    arguments = {key: value for key, value in settings.items() if key not in ("method", "precision")}
+    method = METHODS.get(settings.get("method", ""))
+    if method is None:
+        raise unknown(f"models.{name}.method", str(settings.get("method")), METHODS)
     try:
-        return instantiate(arguments, _convert_="all")
-    except InstantiationException as error:
-        raise SettingError(f"models.{name}: {error.__cause__ or error}") from error
+        return method(**arguments)
+    except (TypeError, ItmError) as error:
+        raise SettingError(f"models.{name}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ have no official split in torchvision, so theirs is seeded:
 * Caltech-101: 30 images per class train, the others test; the background class is left out.
 * SUN397: 50 images per class train, 50 others test.
 
-Five small ones are targets of the benchmark in miniature, and none of its corpus (see :mod:`itm.miniature`): 100 of
-Fashion-MNIST's test images per class train and 200 others test; characters, icons and clip art are drawn from Debian
-packages. ``miniature_corpus`` is that corpus.
+Five small ones are the targets of the benchmark in miniature (``experiments/miniature`` in the repository) and share no
+image with its corpus: 100 of Fashion-MNIST's test images per class train and 200 others test; characters, icons and
+clip art are drawn from Debian packages. ``miniature_corpus`` is that corpus.
 
 Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
 image is that of its largest object by bounding box.
@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from itm.data.folders import Listing, list_classes, seeded_part
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files."""
+
+DRAWN_BY = "experiments.miniature.targets"
+"""Module of a clone that draws the benchmark in miniature; a name, because the installed package does not have it."""
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -186,10 +190,17 @@ def _fashion_mnist_test(root: Path, split: str, seed: int) -> Listing:
     return _per_class(_fashion_mnist(root, "test", seed), split, seed, train=100, test=200)
 
 
-def _drawn(name: str, root: Path, split: str, seed: int) -> Listing:
-    from itm.miniature import targets  # the images are drawn from packages, which only these datasets need
-
-    read: Callable[[Path, str, int], Listing] = getattr(targets, name)
+def _drawn(function: str, root: Path, split: str, seed: int) -> Listing:
+    """Read a dataset that a function of :data:`DRAWN_BY` draws; the module is imported on first use."""
+    try:
+        read: Callable[[Path, str, int], Listing] = getattr(import_module(DRAWN_BY), function)
+    except ModuleNotFoundError as error:
+        if not DRAWN_BY.startswith(error.name or "-"):
+            raise
+        raise DataError(
+            "its images are drawn by experiments/miniature, which is not part of the installed package; run "
+            "`python estimate.py` or `python train_groundtruth.py` in a clone of the project's repository."
+        ) from error
     return read(root, split, seed)
 
 
@@ -230,11 +241,14 @@ CATALOG: Mapping[str, Entry] = {
     "flowers": Entry(partial(_files, "Flowers102", train=("train", "val")), "not stated by its authors"),
     "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
     "icon_themes": Entry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
-    "miniature_corpus": Entry(partial(_drawn, "corpus"), "of each part: python -m itm.miniature.corpus"),
+    "miniature_corpus": Entry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
     "pets": Entry(partial(_files, "OxfordIIITPet", train=("trainval",)), "CC BY-SA 4.0"),
     "stanford_cars": Entry(_cars, "non-commercial research use only"),
     "sun397": Entry(_sun397, "not stated by its authors"),
-    "thai_digits": Entry(partial(_drawn, "script"), "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera"),
+    "thai_digits": Entry(
+        partial(_drawn, "script"),
+        "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera",
+    ),
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
 }
 """Every dataset that ``data=<name>`` knows."""

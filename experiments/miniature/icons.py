@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from experiments.miniature.backdrops import SIZE, compose, generator_of
+from experiments.miniature.packages import Package
 from itm.core.errors import DataError
-from itm.miniature.backdrops import SIZE, compose, generator_of
-from itm.miniature.packages import Package
 
 ICON_FOLDER = Path("/usr/share/icons")
 """Where themes are installed."""

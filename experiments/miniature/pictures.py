@@ -23,7 +23,7 @@ from itm.groundtruth.sampling import EpochSampler
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
 """Where the corpus is kept, beside the datasets."""
 
-BUILD = "python -m itm.miniature.corpus"
+BUILD = "python -m experiments.miniature.corpus"
 """The command that builds the corpus."""
 
 _HELD_OUT = 2000  # images that no model sees, so that it can be told what each learned
@@ -127,8 +127,8 @@ def held_out_rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return order[held_out:], order[:held_out]
 
 
-class Rounds(Sampler[int]):
-    """An endless sequence of shuffles of the rows, a stretch of it in each round.
+class RoundSampler(Sampler[int]):
+    """Split an endless sequence of shuffles of the rows into rounds of equal length.
 
     Args:
         rows: Number of rows.

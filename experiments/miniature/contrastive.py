@@ -13,8 +13,8 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
-from itm.miniature.module import Pretraining, build, seeded, width
-from itm.miniature.views import RandomViews
+from experiments.miniature.module import Pretraining, build, seeded, width
+from experiments.miniature.views import RandomViews
 
 _VIEWS = {"scale": (0.3, 1.0), "saturation": 0.2, "hue": 0.1, "grayscale": 0.2, "blur": 0.2, "invert": 0.2}
 
@@ -23,8 +23,8 @@ class _TwoViews(Pretraining):
     """Two views of each image through one network.
 
     Args:
-        views: Settings of :class:`itm.miniature.views.RandomViews` that differ from the family's.
-        settings: Of :class:`itm.miniature.module.Pretraining`.
+        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from the family's.
+        settings: Of :class:`experiments.miniature.module.Pretraining`.
     """
 
     def __init__(self, *, views: Mapping[str, Any] | None = None, clip: float | None = 1.0, **settings: Any) -> None:

@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from experiments.miniature.views import normalize
 from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
 from itm.groundtruth.module import lr_factor
-from itm.miniature.views import normalize
 from itm.models.builder import build_network, find_model
 
 _ROUND = 25  # steps, a few seconds

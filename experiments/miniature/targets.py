@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from experiments.miniature import backdrops, glyphs, icons
+from experiments.miniature.packages import Package, files_of, versions
+from experiments.miniature.pictures import CORPUS_FILE, Corpus, held_out_rows
 from itm.core.files import write_atomic
 from itm.core.progress import show_progress
 from itm.core.splits import split_indices, stratified_sample
 from itm.data.folders import Listing, seeded_part
-from itm.miniature import backdrops, glyphs, icons
-from itm.miniature.packages import Package, files_of, versions
-from itm.miniature.pictures import CORPUS_FILE, Corpus, held_out_rows
 
 TRAIN_SIZE, TEST_SIZE = 2000, 1000
 """Most images of characters in each split."""

@@ -18,8 +18,8 @@ from lightly.models.utils import (
 )
 from torch import Tensor, nn
 
-from itm.miniature.module import Pretraining, seeded, width
-from itm.miniature.views import RandomViews, normalize
+from experiments.miniature.module import Pretraining, seeded, width
+from experiments.miniature.views import RandomViews, normalize
 
 _VIEWS = {"scale": (0.5, 1.0), "brightness": 0.2, "contrast": 0.2, "invert": 0.2}
 
@@ -29,8 +29,8 @@ class _Masked(Pretraining):
 
     Args:
         mask_ratio: Share of the patches that is hidden.
-        views: Settings of :class:`itm.miniature.views.RandomViews` that differ from the family's.
-        settings: Of :class:`itm.miniature.module.Pretraining`.
+        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from the family's.
+        settings: Of :class:`experiments.miniature.module.Pretraining`.
     """
 
     def __init__(

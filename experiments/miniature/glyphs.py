@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.miniature.backdrops import SIZE, compose, generator_of
+from experiments.miniature.packages import Package
 from itm.core.errors import DataError
-from itm.miniature.backdrops import SIZE, compose, generator_of
-from itm.miniature.packages import Package
 
 CORPUS_FONTS = (
     Package("fonts-averia-serif-gwf", "OFL-1.1"),

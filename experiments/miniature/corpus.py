@@ -1,6 +1,6 @@
 """The corpus that small models are pre-trained on: some 80,000 real images of 32 x 32 pixels, from Debian packages.
 
-``python -m itm.miniature.corpus`` builds it once and keeps it as one file.
+``python -m experiments.miniature.corpus`` builds it once and keeps it as one file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from experiments.miniature import glyphs, icons, targets
+from experiments.miniature.backdrops import SIZE
+from experiments.miniature.packages import Package, files_of, versions
+from experiments.miniature.pictures import BUILD, CORPUS_FILE, Corpus
 from itm.core.errors import ItmError
 from itm.core.progress import show_progress
 from itm.core.splits import stratified_sample
 from itm.data.image_set import default_root, load_images
-from itm.miniature import glyphs, icons, targets
-from itm.miniature.backdrops import SIZE
-from itm.miniature.packages import Package, files_of, versions
-from itm.miniature.pictures import BUILD, CORPUS_FILE, Corpus
 
 FASHION = Package("dataset-fashion-mnist", "MIT")
 

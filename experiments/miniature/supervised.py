@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itm.miniature.module import Pretraining
-from itm.miniature.views import RandomViews
+from experiments.miniature.module import Pretraining
+from experiments.miniature.views import RandomViews
 
 _VIEWS = {"scale": (0.6, 1.0), "brightness": 0.3, "contrast": 0.3, "invert": 0.1}
 
@@ -20,8 +20,8 @@ class Supervised(Pretraining):
 
     Args:
         label_smoothing: Share of the target that all classes divide.
-        views: Settings of :class:`itm.miniature.views.RandomViews` that differ from mild ones.
-        settings: Of :class:`itm.miniature.module.Pretraining`.
+        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from mild ones.
+        settings: Of :class:`experiments.miniature.module.Pretraining`.
     """
 
     keeps_head = True

@@ -1,0 +1,1 @@
+"""Experiments and their results; `experiments.miniature` is code, importable from a clone of the repository."""
