@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itm.core.errors import FeatureError, SettingError
-from itm.dva.closed_form import _Doubling, closed_form, geometric_sum
+from itm.dva.closed_form import closed_form, geometric_sum
 from itm.dva.equations import (
     adaptive_steps,
     class_distance,
@@ -79,35 +79,74 @@ def explicit_mse(theta: Tensor, target: Tensor, steps: int) -> Tensor:
     return evolved
 
 
-# n, the largest eigenvalue of K, and the doublings that follow the polynomial
-PATHS = [(0, 0.5, 0), (1, 0.5, 0), (5, 0.0, 0), (354, 0.002, 0), (354, 0.01, 0), (354, 0.02, 0)]
-PATHS += [(354, 0.06, 6), (355, 0.06, 6), (33, 0.6, 5), (354, 0.4, 8), (354, 1.95, 8), (511, 1.95, 8)]
+@pytest.mark.parametrize("largest", [0.001, 0.02, 0.3, 1.95])
+@pytest.mark.parametrize(("batch", "p"), [(16, 6), (6, 16)])
+def test_closed_form_is_exact_for_every_number_of_steps(batch, p, largest):
+    theta, target = conditioned(batch, p, largest)
+    evolved = theta
+    for steps in range(401):
+        torch.testing.assert_close(closed_form(theta, target, 1.0, steps), evolved, rtol=0, atol=1e-10)
+        evolved = evolved - theta @ (theta.T @ (evolved - target)) / batch
+
+
+# the polynomial alone, its degree below and at its limit, and doublings after it with and without odd digits
+PATHS = [(0, 0.5), (1, 0.5), (5, 0.0), (39, 0.01), (354, 0.002), (354, 0.02), (355, 0.06), (33, 0.6), (511, 1.95)]
 
 
 @pytest.mark.parametrize(("batch", "p"), [(60, 20), (20, 60)])
-@pytest.mark.parametrize(("steps", "largest", "doublings"), PATHS)
-def test_every_path_of_the_geometric_sum_is_exact(batch, p, steps, largest, doublings):
+@pytest.mark.parametrize(("steps", "largest"), PATHS)
+def test_every_path_of_the_geometric_sum_has_exact_gradients(batch, p, steps, largest):
     theta, target = conditioned(batch, p, largest)
     identity = torch.eye(p, dtype=torch.float64)
-    k = (theta.T @ theta if p <= batch else theta @ theta.T) / batch
-    assert len(_Doubling.of(k, steps).chain) == doublings
     expected = gradients(lambda t: explicit_mse(t, target, steps), identity, theta)
     exact = gradients(lambda t: closed_form(t, target, 1.0, steps), identity, theta)
     single = gradients(lambda t: closed_form(t, target.float(), 1.0, steps), identity.float(), theta.float())
     for a, b, c in zip(exact, expected, single, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
         # rounding adds up over the steps, most at the edge of the stable range
         atol = (1e-4 if largest < 1 else 5e-4) * float(b.abs().max())
         torch.testing.assert_close(c.double(), b, rtol=0, atol=atol)
 
 
-def test_full_doubling_is_exact_and_passes_on_what_is_not_finite():
-    k = torch.diag(torch.tensor([2.0, 1.0, 0.3, 1e-9, 0.0], dtype=torch.float64)).mul(20)
-    assert len(_Doubling.of(k, 13).chain) == 3  # from one term on
-    eigenvalues = k.diagonal()
+@pytest.mark.parametrize(("scale", "most"), [(0.03, 1e-6), (1, 1e-5), (5, 2e-4)])
+def test_float32_gradients_agree_with_float64(scale, most):
+    generator = torch.Generator().manual_seed(0)
+    theta = scale * torch.randn(256, 100, dtype=torch.float64, generator=generator)
+    target = pseudo_centers(100, 100, mean=0.01, std=0.5)[torch.arange(256) % 100]
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        leaf = theta.to(dtype).clone().requires_grad_()
+        weights = torch.randn(256, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        (closed_form(leaf, target.to(dtype), 0.01, 354) * weights.to(dtype)).sum().backward()
+        return leaf.grad.double()
+
+    exact = gradient(torch.float64)
+    assert float((gradient(torch.float32) - exact).abs().max() / exact.abs().max()) < most
+
+
+@pytest.mark.parametrize(("batch", "p"), [(20, 8), (8, 20)])
+def test_stacked_problems_equal_each_alone(batch, p):
+    problems = [conditioned(batch, p, largest) for largest in (0.01, 0.3, 1.9, 0.05)]
+    theta, target = (torch.stack(parts).requires_grad_() for parts in zip(*problems, strict=True))
+    onto = torch.randn(4, 3, p, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    eta, steps = torch.tensor([1.0, 0.5, 0.9, 0.3], dtype=torch.float64), [354, 7, 101, 0]
+    together = closed_form(theta, target, eta, steps, onto)
+    together.square().sum().backward()
+    for i, (t, e) in enumerate(problems):
+        t.requires_grad_()
+        alone = closed_form(t, e, float(eta[i]), steps[i], onto[i])
+        torch.testing.assert_close(together[i], alone, rtol=1e-10, atol=1e-10)
+        alone.square().sum().backward()
+        torch.testing.assert_close(theta.grad[i], t.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_doubling_is_exact_far_beyond_the_stable_range_and_passes_on_what_is_not_finite():
+    eigenvalues = torch.tensor([40.0, 20.0, 6.0, 2e-8, 0.0], dtype=torch.float64)
+    k = torch.diag(eigenvalues)[None]
     expected = sum((1 - eigenvalues) ** i for i in range(13))
-    torch.testing.assert_close(geometric_sum(k, 13).diagonal(), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(geometric_sum(k, 13)[0].diagonal(), expected, rtol=1e-10, atol=1e-10)
     assert geometric_sum(k * math.nan, 13).isnan().all()
+    assert geometric_sum(k * math.inf, 13).isnan().all()
 
 
 def test_gradient_reaches_only_what_asks_for_it():
