@@ -70,8 +70,7 @@ def image_folder(tree: Tree) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[..., Path]:
     """Runs estimate.py in this process, in an empty folder, and returns its output folder."""
-    import estimate
-    from itm.cli import overrides as cli
+    from itm.cli import estimate
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
@@ -81,7 +80,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Ca
 
     def go(*overrides: str, out: str = "out") -> Path:
         monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])
-        cli.run(estimate.main, estimate.CONFIGS, "estimate", sampled=True)
+        estimate.main()
         return tmp_path / out
 
     return go

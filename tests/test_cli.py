@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import estimate
+from itm.cli import estimate
 from itm.cli import overrides as cli
 
 TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
@@ -15,7 +15,7 @@ TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
 
 def run(*overrides: str) -> None:
     sys.argv[:] = ["estimate.py", *overrides]
-    cli.run(estimate.main, estimate.CONFIGS, "estimate", sampled=True)
+    estimate.main()
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_stopping_by_hand_says_what_is_kept(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["estimate.py"])
     with pytest.raises(SystemExit) as stop:
-        cli.run(stopped, estimate.CONFIGS, "estimate")
+        cli.run(stopped, "estimate")
     assert stop.value.code == 130
     assert "same command continues" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_a_defect_keeps_its_traceback():
 
     sys.argv[:] = ["estimate.py"]
     with pytest.raises(RuntimeError, match="a defect"):
-        cli.run(broken, estimate.CONFIGS, "estimate")
+        cli.run(broken, "estimate")
 
 
 @pytest.mark.parametrize(
@@ -138,5 +138,5 @@ def test_the_limit_of_an_experiment_holds_for_other_data(tmp_path, monkeypatch, 
     Path("own/experiment/unlimited.yaml").write_text("data: {limit: null}", encoding="utf-8")
     Path("own/experiment/silent.yaml").write_text("data: {on_error: skip}", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["estimate.py", *experiment, "data=digits"])
-    cli.run(lambda: None, estimate.CONFIGS, "estimate", sampled=True)
+    cli.run(lambda: None, "estimate", sampled=True)
     assert sys.argv[1:] == [*experiment, *["data.limit=null"] * whole, "data.name=digits"]

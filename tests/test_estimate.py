@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import estimate
+from itm.cli import estimate
 from itm.data.image_set import load_images
 from itm.extraction.extract import extract
 from itm.extraction.store import FeatureStore

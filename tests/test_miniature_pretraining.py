@@ -427,7 +427,7 @@ def pretrain(tmp_path, monkeypatch):
         own = ["pretrain.py", f"hydra.run.dir={tmp_path / 'out'}", f"weights={tmp_path / 'weights'}", *overrides]
         monkeypatch.setattr(sys, "argv", own)
         try:
-            cli.run(script.main, script.CONFIGS, "pretrain")
+            cli.run(script.main, "pretrain")
         except SystemExit as stop:
             return stop.code
         return 0

@@ -14,8 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-import train_groundtruth
-from itm.cli import overrides as cli
+from itm.cli import train_groundtruth
 from itm.core.errors import SettingError
 from itm.data.image_set import load_images
 from itm.groundtruth import tables as groundtruth
@@ -43,7 +42,7 @@ def run(tmp_path, monkeypatch, one_thread):
         own = ["train_groundtruth.py", *overrides, f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"]
         monkeypatch.setattr(sys, "argv", own)
         try:
-            cli.run(train_groundtruth.main, train_groundtruth.CONFIGS, "train_groundtruth")
+            train_groundtruth.main()
         except SystemExit as stop:
             return folder, stop.code
         return folder, 0
@@ -283,7 +282,7 @@ def test_kill_9_loses_no_finished_epoch(image_folder, tmp_path):
         own = [f"data={image_folder}", "~zoo", "+zoo.b={model: test_resnet}", "image_size=32", "protocol.batch_size=8"]
         own += ["grid.lr=[1e-3]", "grid.weight_decay=[1e-2]", "protocol.epochs=40", f"hydra.run.dir={tmp_path}/out"]
         environment = {**os.environ, "ITM_HOME": str(tmp_path / home), "OMP_NUM_THREADS": "1"}
-        script = [sys.executable, str(Path(train_groundtruth.__file__)), *own]
+        script = [sys.executable, str(Path(__file__).parents[1] / "train_groundtruth.py"), *own]
         return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     killed = start("killed")

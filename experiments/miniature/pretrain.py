@@ -25,9 +25,10 @@ from experiments.miniature.pictures import Corpus, Pictures
 from experiments.miniature.pretraining import Job, PretrainingWorker, TrainerSettings
 from experiments.miniature.supervised import Supervised
 from itm.cli import overrides as cli
+from itm.cli.folders import configs_folder
 from itm.core.errors import ItmError, SettingError, unknown
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = configs_folder()
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 METHODS: Mapping[str, type[Pretraining]] = {
     method.__name__: method for method in (DINO, MAE, MoCoV3, SimCLR, SimMIM, Supervised)
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="pretrain")
 def main(cfg: DictConfig) -> None:
     """Train the models that are not finished yet."""
-    with cli.one_line():
+    with cli.exit_on_user_error():
         failed = train(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     if failed:
         sys.exit("\n".join(["error: some models failed; the same command tries them again.", *failed]))
@@ -103,4 +104,4 @@ def build(name: str, settings: dict[str, Any]) -> Pretraining:
 
 
 if __name__ == "__main__":
-    cli.run(main, CONFIGS, "pretrain")
+    cli.run(main, "pretrain")

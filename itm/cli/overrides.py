@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from itm.cli.folders import configs_folder
 from itm.core.errors import ItmError, SettingError, unknown
 
 
-def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled: bool = False) -> None:
+def run(main: Callable[[], Any], config_name: str, *, sampled: bool = False) -> None:
     """Run a Hydra entry point: ``data=<name or folder>`` becomes ``data.name=...``, errors become one line.
 
     Args:
         main: The function that ``hydra.main`` decorates.
-        config_dir: Folder of the configs.
         config_name: The entry config.
         sampled: Whether the entry config takes a sample of its own data, see :func:`data_overrides`. The sample that
             an experiment takes is for whatever data it is run on.
@@ -35,6 +35,7 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled:
     Raises:
         SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
     """
+    config_dir = configs_folder()
     sampled = sampled and not _experiment_limits(config_dir, sys.argv[1:])
     sys.argv[1:] = data_overrides(sys.argv[1:], sampled)
     # Hydra then hands its errors to us instead of printing half a traceback
@@ -55,7 +56,7 @@ def run(main: Callable[[], Any], config_dir: Path, config_name: str, *, sampled:
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Stop a job with the one line of an error that the user can mend; Hydra would print its overrides before it.
 
     In a multirun the error goes on to Hydra, which runs the other jobs.
