@@ -54,7 +54,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
     scorers = with_source_features(scorers, settings["source"], extraction)
     rankings, left_out = rank_all(pool, scorers, seed=cfg.seed, seeds=cfg.seeds, jobs=cfg.jobs or processes())
-    compared = truth and compare_with_truth(rankings, truth, known_priors(candidates, truth))
+    compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(candidates, truth))
     report = Report(images, rankings, candidates, failed, left_out, settings, compared)
 
     written = report.write(output)
