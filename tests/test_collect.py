@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from itm.core.errors import DataError, SettingError
+from itm.groundtruth import __main__ as command
 from itm.groundtruth import summary as collect
 from itm.groundtruth import tables as groundtruth
 from itm.groundtruth.protocol import Protocol
@@ -165,7 +166,7 @@ def test_an_adaptation_is_told_wherever_its_cells_are(console):
 
 
 def test_the_command_collects_folders(folder, tmp_path, capsys):
-    groundtruth.main(["collect", str(folder), "--table", str(tmp_path / "gt.csv")])
+    command.main(["collect", str(folder), "--table", str(tmp_path / "gt.csv")])
     said = capsys.readouterr().out
     assert "91.50" in said
     assert f"Table: {tmp_path / 'gt.csv'}" in said
@@ -178,17 +179,17 @@ def test_the_command_collects_folders(folder, tmp_path, capsys):
 )
 def test_mistakes_of_the_command_are_one_line(folder, capsys, words, message):
     with pytest.raises(SystemExit, match="2"):
-        groundtruth.main(["collect", str(folder), *words])
+        command.main(["collect", str(folder), *words])
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_without_records_and_a_damaged_record(folder, tmp_path, capsys, caplog):
     with pytest.raises(SystemExit, match="2"):
-        groundtruth.main(["collect", str(tmp_path / "nowhere")])
+        command.main(["collect", str(tmp_path / "nowhere")])
     assert "no record of a cell" in capsys.readouterr().err
     damaged = next(folder.glob("bees*")) / "record.json"
     damaged.write_text(damaged.read_text().replace("55.0", "99.0"))
     with caplog.at_level(logging.WARNING):
-        groundtruth.main(["collect", str(folder)])
+        command.main(["collect", str(folder)])
     assert f"{damaged} is damaged" in caplog.text
     assert "bees" not in capsys.readouterr().out

@@ -22,7 +22,7 @@ from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, load_images
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
-from itm.metrics import functional as rowwise
+from itm.metrics import functional
 from itm.report import figures
 from itm.report.report import Report
 from itm.scorers import ITM, KNN, LogME
@@ -119,7 +119,7 @@ def test_priors_stand_below_and_cover_every_compared_model() -> None:
 def test_chance_is_the_spread_of_random_orders() -> None:
     found = compare_with_truth([ranking(a=(1,), b=(2,), c=(3,), d=(4,))], truth())
     orders = np.array(list(permutations(range(4))), dtype=float)
-    exact = rowwise.weighted_kendall_tau(np.tile(list(ACCURACY.values()), (len(orders), 1)), orders).std()
+    exact = functional.weighted_kendall_tau(np.tile(list(ACCURACY.values()), (len(orders), 1)), orders).std()
     assert found.chance() == pytest.approx(exact, abs=0.02)
 
 

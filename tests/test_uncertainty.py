@@ -11,9 +11,8 @@ import pytest
 from scipy import stats
 
 from itm.core.errors import SettingError
-from itm.metrics import functional as rowwise
+from itm.metrics import functional, uncertainty
 from itm.metrics import single as metrics
-from itm.metrics import uncertainty
 from itm.metrics.uncertainty import bootstrap, compare, over_pools, resamples, spread, subpools
 
 RNG = np.random.default_rng(0)
@@ -70,13 +69,13 @@ def test_refuses(call: Callable[[], object], message: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "single"),
     [
-        (rowwise.weighted_kendall_tau, lambda t, s: stats.weightedtau(t, s).statistic),
+        (functional.weighted_kendall_tau, lambda t, s: stats.weightedtau(t, s).statistic),
         (
-            partial(rowwise.weighted_kendall_tau, definition="paper"),
+            partial(functional.weighted_kendall_tau, definition="paper"),
             partial(metrics.weighted_kendall_tau, definition="paper"),
         ),
-        (partial(rowwise.recall_at_k, k=2), partial(metrics.recall_at_k, k=2)),
-        (rowwise.regret, metrics.regret),
+        (partial(functional.recall_at_k, k=2), partial(metrics.recall_at_k, k=2)),
+        (functional.regret, metrics.regret),
     ],
 )
 def test_over_pools_is_the_statistic_of_each_pool(
@@ -90,7 +89,7 @@ def test_over_pools_is_the_statistic_of_each_pool(
 
 def test_over_pools_takes_a_prior() -> None:
     pools = subpools(14, 10, limit=5)
-    values = over_pools(pools, TRUTH, GOOD, POOR, statistic=rowwise.partial_kendall_tau)
+    values = over_pools(pools, TRUTH, GOOD, POOR, statistic=functional.partial_kendall_tau)
     expected = [metrics.partial_kendall_tau(TRUTH[pool], GOOD[pool], POOR[pool]) for pool in pools]
     np.testing.assert_allclose(values, expected)
 
@@ -103,10 +102,10 @@ def test_spread_of_known_values() -> None:
     assert spread([0.4]) == uncertainty.Spread(0.4, 0.0, 0.4, 0.4, 1)
 
 
-@pytest.mark.parametrize("definition", rowwise.DEFINITIONS)
-def test_copies_of_a_model_are_no_evidence(definition: rowwise.Definition) -> None:
+@pytest.mark.parametrize("definition", functional.DEFINITIONS)
+def test_copies_of_a_model_are_no_evidence(definition: functional.Definition) -> None:
     """A perfect score stays perfect, and a reversed one reversed, in every resample."""
-    statistic = partial(rowwise.weighted_kendall_tau, definition=definition)
+    statistic = partial(functional.weighted_kendall_tau, definition=definition)
     for sign in (1, -1):
         result = bootstrap(TRUTH, sign * TRUTH, statistic=statistic, samples=200)
         assert result.low == pytest.approx(sign)
@@ -117,7 +116,7 @@ def test_bootstrap_width_matches_theory() -> None:
     """Of Pearson's r over many normal pairs, the standard error is near (1 - r^2) / sqrt(n)."""
     x, noise = np.random.default_rng(1).normal(size=(2, 400))
     y = x + noise
-    result = bootstrap(x, y, statistic=rowwise.pearson_r, samples=600)
+    result = bootstrap(x, y, statistic=functional.pearson_r, samples=600)
     r = stats.pearsonr(x, y).statistic
     assert result.mean == pytest.approx(r, abs=0.01)
     assert result.std == pytest.approx((1 - r**2) / np.sqrt(400), rel=0.2)
@@ -142,7 +141,7 @@ def test_draws_count_half_and_low_regret_wins() -> None:
     pools = subpools(4, 3)
     truth, a, b = [4.0, 3.0, 2.0, 1.0], [4, 3, 2, 1], [1, 9, 3, 2]
     # b picks model 1 of the three pools that hold it (regret 1, 1, 0) and model 2 of pool {0, 2, 3} (regret 2).
-    result = compare(pools, truth, a, b, statistic=rowwise.regret)
+    result = compare(pools, truth, a, b, statistic=functional.regret)
     assert (result.win_rate, result.draws) == (0.875, 0.25)
     assert result.difference.mean == pytest.approx(-1.0)
     same = compare(pools, truth, a, [8, 6, 4, 2])

@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 
 from itm.evaluation.priors import mean_rank_elsewhere
-from itm.metrics import functional as rowwise
+from itm.metrics import functional
 from itm.metrics.uncertainty import Pools, Statistic, over_pools, resamples, spread, subpools
 
 METRICS: dict[str, Statistic] = {
-    "tau_w (scipy)": rowwise.weighted_kendall_tau,
-    "tau_w (paper)": partial(rowwise.weighted_kendall_tau, definition="paper"),
-    "Kendall tau": rowwise.kendall_tau,
-    "Spearman rho": rowwise.spearman_rho,
-    "Pearson r": rowwise.pearson_r,
-    "recall@1": partial(rowwise.recall_at_k, k=1),
-    "recall@3": partial(rowwise.recall_at_k, k=3),
-    "regret": rowwise.regret,
+    "tau_w (scipy)": functional.weighted_kendall_tau,
+    "tau_w (paper)": partial(functional.weighted_kendall_tau, definition="paper"),
+    "Kendall tau": functional.kendall_tau,
+    "Spearman rho": functional.spearman_rho,
+    "Pearson r": functional.pearson_r,
+    "recall@1": partial(functional.recall_at_k, k=1),
+    "recall@3": partial(functional.recall_at_k, k=3),
+    "regret": functional.regret,
 }
 
 

@@ -284,9 +284,7 @@ def main(arguments: Sequence[str], published: pd.DataFrame) -> None:
         arguments: Of the command line.
         published: Accuracies to compare with, columns by this package's dataset names.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m itm.groundtruth.tables collect", description="Collect records of cells."
-    )
+    parser = argparse.ArgumentParser(prog="python -m itm.groundtruth collect", description="Collect records of cells.")
     parser.add_argument("records", nargs="+", type=Path, help="folders of records; what is below them is found")
     parser.add_argument("--table", type=Path, help="CSV file to write or to add to, beside it <name>_cells.csv")
     parser.add_argument("--protocol", help="its word, where the records of a dataset are of several protocols")

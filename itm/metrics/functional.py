@@ -8,7 +8,7 @@ checks and formulas; these trust their input (:func:`finite_columns` checks it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from itm.core.errors import SettingError, unknown
 
 Array = NDArray[np.float64]
 Definition = Literal["scipy", "paper"]
-DEFINITIONS = ("scipy", "paper")
+DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
 
 
 def finite_columns(**columns: Any) -> tuple[Array, ...]:

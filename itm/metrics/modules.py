@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from itm.core.errors import SettingError, unknown
-from itm.metrics import functional as rowwise
+from itm.metrics import functional
 from itm.metrics.single import Values, ndcg_at_k, recall_at_k, regret, weighted_kendall_tau
 
 
@@ -41,7 +41,7 @@ class _OverModels(Metric):
 
     def update(self, truth: Values, scores: Values) -> None:
         """Add models: a number or a sequence of numbers each, in the same order."""
-        checked = rowwise.finite("truth", truth), rowwise.finite("scores", scores)
+        checked = functional.finite("truth", truth), functional.finite("scores", scores)
         if len(checked[0]) != len(checked[1]):
             raise SettingError(f"truth has {len(checked[0])} values, scores has {len(checked[1])}; pair them.")
         for state, values in zip((self.truth, self.scores), checked, strict=True):
@@ -57,8 +57,8 @@ class WeightedKendallTau(_OverModels):
 
     def __init__(self, definition: Literal["scipy", "paper"] = "scipy", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if definition not in rowwise.DEFINITIONS:
-            raise unknown("definition", definition, rowwise.DEFINITIONS)
+        if definition not in functional.DEFINITIONS:
+            raise unknown("definition", definition, functional.DEFINITIONS)
         self.statistic = partial(weighted_kendall_tau, definition=definition)
 
 

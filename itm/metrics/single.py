@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from itm.metrics import functional as rowwise
+from itm.metrics import functional
 
 Values = ArrayLike | Tensor
 
@@ -51,7 +51,7 @@ def weighted_kendall_tau(truth: Values, scores: Values, definition: Literal["sci
         >>> round(weighted_kendall_tau(camvid, scores, definition="paper"), 3)
         0.446
     """
-    return _one(partial(rowwise.weighted_kendall_tau, definition=definition), truth=truth, scores=scores)
+    return _one(partial(functional.weighted_kendall_tau, definition=definition), truth=truth, scores=scores)
 
 
 def kendall_tau(truth: Values, scores: Values) -> float:
@@ -64,7 +64,7 @@ def kendall_tau(truth: Values, scores: Values) -> float:
         >>> round(kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]), 4)
         0.6667
     """
-    return _one(rowwise.kendall_tau, truth=truth, scores=scores)
+    return _one(functional.kendall_tau, truth=truth, scores=scores)
 
 
 def partial_kendall_tau(truth: Values, scores: Values, prior: Values) -> float:
@@ -83,7 +83,7 @@ def partial_kendall_tau(truth: Values, scores: Values, prior: Values) -> float:
         >>> kendall_tau(truth, scores) > 0.6, partial_kendall_tau(truth, scores, size)
         (True, 0.0)
     """
-    return _one(rowwise.partial_kendall_tau, truth=truth, scores=scores, prior=prior)
+    return _one(functional.partial_kendall_tau, truth=truth, scores=scores, prior=prior)
 
 
 def spearman_rho(truth: Values, scores: Values) -> float:
@@ -96,7 +96,7 @@ def spearman_rho(truth: Values, scores: Values) -> float:
         >>> round(spearman_rho([1, 2, 3, 4], [1, 2, 4, 3]), 4)
         0.8
     """
-    return _one(rowwise.spearman_rho, truth=truth, scores=scores)
+    return _one(functional.spearman_rho, truth=truth, scores=scores)
 
 
 def pearson_r(truth: Values, scores: Values) -> float:
@@ -109,7 +109,7 @@ def pearson_r(truth: Values, scores: Values) -> float:
         >>> round(pearson_r([1, 2, 3], [2, 4, 7]), 4)
         0.9934
     """
-    return _one(rowwise.pearson_r, truth=truth, scores=scores)
+    return _one(functional.pearson_r, truth=truth, scores=scores)
 
 
 def recall_at_k(truth: Values, scores: Values, k: int = 3) -> float:
@@ -133,7 +133,7 @@ def recall_at_k(truth: Values, scores: Values, k: int = 3) -> float:
         >>> recall_at_k([90, 80, 70, 60], [0.9, 0.2, 0.5, 0.1], k=2)
         0.5
     """
-    return _one(partial(rowwise.recall_at_k, k=k), truth=truth, scores=scores)
+    return _one(partial(functional.recall_at_k, k=k), truth=truth, scores=scores)
 
 
 def ndcg_at_k(truth: Values, scores: Values, k: int | None = None) -> float:
@@ -158,7 +158,7 @@ def ndcg_at_k(truth: Values, scores: Values, k: int | None = None) -> float:
         >>> round(ndcg_at_k([90, 80, 60], [0.9, 0.2, 0.5], k=2), 4)  # 30 / (30 + 20 / log2(3))
         0.7039
     """
-    return _one(partial(rowwise.ndcg_at_k, k=k), truth=truth, scores=scores)
+    return _one(partial(functional.ndcg_at_k, k=k), truth=truth, scores=scores)
 
 
 def regret(truth: Values, scores: Values) -> float:
@@ -173,8 +173,8 @@ def regret(truth: Values, scores: Values) -> float:
         >>> regret([90.0, 88.5, 91.0], [0.3, 0.9, 0.5])
         2.5
     """
-    return _one(rowwise.regret, truth=truth, scores=scores)
+    return _one(functional.regret, truth=truth, scores=scores)
 
 
-def _one(statistic: Callable[..., rowwise.Array], **columns: Any) -> float:
-    return float(statistic(*(column[np.newaxis] for column in rowwise.finite_columns(**columns)))[0])
+def _one(statistic: Callable[..., functional.Array], **columns: Any) -> float:
+    return float(statistic(*(column[np.newaxis] for column in functional.finite_columns(**columns)))[0])

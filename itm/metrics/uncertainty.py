@@ -7,7 +7,7 @@ the same rows, :func:`spread` sums up.
 
 >>> truth, itm, logme = [70, 72, 75, 79, 83], [0.1, 0.4, 0.3, 0.8, 0.9], [3, 1, 2, 5, 4]
 >>> pools = subpools(5, 4)
->>> over_pools(pools, truth, itm, statistic=rowwise.kendall_tau).round(2).tolist()
+>>> over_pools(pools, truth, itm, statistic=functional.kendall_tau).round(2).tolist()
 [0.67, 0.67, 1.0, 1.0, 0.67]
 >>> compare(pools, truth, itm, logme).win_rate
 1.0
@@ -25,9 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from itm.core.errors import SettingError
-from itm.metrics import functional as rowwise
+from itm.metrics import functional
 
-Statistic = Callable[..., rowwise.Array]
+Statistic = Callable[..., functional.Array]
 """A function of :mod:`itm.metrics.functional`; ``functools.partial`` sets its ``k`` or ``definition``."""
 Values = ArrayLike | Tensor
 Pools = NDArray[np.intp]
@@ -100,13 +100,13 @@ def chance(truth: Values, orders: int = 5_000) -> float:
         truth: Accuracy of each model.
         orders: Orders drawn; where there are no more than that, all are taken.
     """
-    known = rowwise.finite("truth", truth)
+    known = functional.finite("truth", truth)
     places = np.arange(len(known), dtype=np.float64)
     if math.factorial(len(known)) <= orders:
         scores = np.array(list(permutations(places)))
     else:
         scores = np.random.default_rng(0).permuted(np.tile(places, (orders, 1)), axis=1)
-    return float(rowwise.weighted_kendall_tau(np.broadcast_to(known, scores.shape), scores).std())
+    return float(functional.weighted_kendall_tau(np.broadcast_to(known, scores.shape), scores).std())
 
 
 def subpools(models: int, size: int, limit: int = 10_000, seed: int = 0) -> Pools:
@@ -178,8 +178,8 @@ def over_pools(
     scores: Values,
     prior: Values | None = None,
     *,
-    statistic: Statistic = rowwise.weighted_kendall_tau,
-) -> rowwise.Array:
+    statistic: Statistic = functional.weighted_kendall_tau,
+) -> functional.Array:
     """Evaluate a statistic on every pool.
 
     Args:
@@ -196,7 +196,7 @@ def over_pools(
         SettingError: If a column is not sound (see :mod:`itm.metrics.single`) or a pool points past its end.
     """
     columns = {"truth": truth, "scores": scores} | ({} if prior is None else {"prior": prior})
-    arrays = rowwise.finite_columns(**columns)
+    arrays = functional.finite_columns(**columns)
     if pools.ndim != 2 or not pools.size or pools.min() < 0 or pools.max() >= len(arrays[0]):
         raise SettingError(f"pools: expected indices [M, k] of 0 to {len(arrays[0]) - 1}, one per model.")
     step = max(1, _CELLS // pools.shape[1] ** 2)
@@ -209,7 +209,7 @@ def bootstrap(
     scores: Values,
     prior: Values | None = None,
     *,
-    statistic: Statistic = rowwise.weighted_kendall_tau,
+    statistic: Statistic = functional.weighted_kendall_tau,
     samples: int = 2_000,
     level: float = 0.95,
     seed: int = 0,
@@ -229,11 +229,11 @@ def bootstrap(
         seed: Of the draws.
 
     Example:
-        >>> interval = bootstrap([1, 2, 3, 4, 5, 6], [1, 3, 2, 4, 6, 5], statistic=rowwise.kendall_tau)
+        >>> interval = bootstrap([1, 2, 3, 4, 5, 6], [1, 3, 2, 4, 6, 5], statistic=functional.kendall_tau)
         >>> 0 < interval.low < interval.mean < interval.high <= 1
         True
     """
-    pools = resamples(len(rowwise.finite("truth", truth)), samples, seed)
+    pools = resamples(len(functional.finite("truth", truth)), samples, seed)
     return spread(over_pools(pools, truth, scores, prior, statistic=statistic), level)
 
 
@@ -243,7 +243,7 @@ def compare(
     a: Values,
     b: Values,
     *,
-    statistic: Statistic = rowwise.weighted_kendall_tau,
+    statistic: Statistic = functional.weighted_kendall_tau,
     level: float = 0.95,
 ) -> Comparison:
     """Compare two scorers pool by pool.
@@ -261,6 +261,6 @@ def compare(
     """
     difference = over_pools(pools, truth, a, statistic=statistic) - over_pools(pools, truth, b, statistic=statistic)
     difference[np.abs(difference) < 1e-12] = 0.0  # equal orders may differ by rounding
-    gain = -difference if statistic is rowwise.regret else difference
+    gain = -difference if statistic is functional.regret else difference
     draws = float((gain == 0).mean())
     return Comparison(spread(difference, level), float((gain > 0).mean()) + draws / 2, draws)
