@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import statistics
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from PIL import Image
 
 from itm.groundtruth.trials import Record
-from itm.report.figures import score_bars, truth_scatter
+from itm.report.figures import Figure, score_bars, truth_scatter
 from itm.report.report import Report
 
 _log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Wandb:
                     run.summary[f"{ranking.name}/{entry.model}/score"] = entry.score
                 run.summary[f"{ranking.name}/mean_score"] = statistics.fmean(ranking.scores.values())
                 run.summary[f"{ranking.name}/seconds"] = sum(entry.seconds for entry in ranking.entries)
-                run.log({f"{ranking.name}/scores": wandb.Image(score_bars(ranking))})
+                run.log({f"{ranking.name}/scores": _image(score_bars(ranking))})
             run.log({"ranking": wandb.Table(dataframe=report.to_frame())})
             _log_comparison(run, report)
             return str(Path(run.dir).parent)
@@ -115,8 +117,15 @@ def _log_comparison(run: Any, report: Report) -> None:
         prefix = f"prior/{row.name}" if row.prior else row.name
         run.summary[f"{prefix}/tau_w"] = row.tau_w
         run.summary[f"{prefix}/regret"] = row.regret
-    figure = wandb.Image(truth_scatter(report.rankings, report.truth))
+    figure = _image(truth_scatter(report.rankings, report.truth))
     run.log({"comparison": wandb.Table(dataframe=report.comparison.to_frame()), "truth": figure})
+
+
+def _image(figure: Figure) -> wandb.Image:
+    """Render a figure for W&B, whose own conversion fails unless ``matplotlib.pyplot`` has been imported."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return wandb.Image(Image.open(buffer))
 
 
 def _log_curve(run: Any, prefix: str, details: Mapping[str, Any]) -> None:

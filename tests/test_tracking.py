@@ -14,10 +14,11 @@ from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import load_images
 from itm.ranking.ranking import Entry, Ranking
+from itm.report.figures import score_bars
 from itm.report.report import Candidate, Report
 from itm.scorers import ITM
 from itm.scorers.base import Score
-from itm.tracking import Wandb
+from itm.tracking import Wandb, _image
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,15 @@ def test_mode_follows_the_setting_the_variable_and_the_login(monkeypatch, key, v
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
     assert Wandb(mode=given)._mode() == mode
+
+
+def test_a_figure_is_logged_without_pyplot(monkeypatch):
+    monkeypatch.delattr("matplotlib.pyplot", raising=False)
+    ranking = Ranking(ITM(), (Entry("a", (Score(0.4),)), Entry("b", (Score(0.2),))))
+    figure = score_bars(ranking)
+    image = _image(figure)
+    width, height = figure.get_size_inches() * figure.dpi
+    assert image.image.size == pytest.approx((width, height), abs=1)
 
 
 def records(file: Path, patience_s: float = 60.0) -> list[wandb_internal_pb2.Record]:
