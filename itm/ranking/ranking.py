@@ -127,8 +127,7 @@ def rank(
         seed: First seed of a scorer with randomness; its own where not given.
         seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
         jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.core.parallel.map_forked`.
-        Scorers without
-            randomness are quick, and share what they compute of one model: they stay in this process.
+            Scorers without randomness are quick and share what they compute for one model: they stay in this process.
 
     Returns:
         The ranking.

@@ -18,9 +18,8 @@ def standing_dots(table: pd.DataFrame, title: str | None = None, chance: float |
     """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
 
     Args:
-        table: Of :func:`itm.evaluation.benchmark.by_dataset`, :func:`itm.evaluation.benchmark.benchmark`, whose 95 %
-        intervals of the mean
-            are drawn, or the statistics of :func:`itm.evaluation.benchmark.by_metric`.
+        table: Result of :func:`itm.evaluation.benchmark.by_dataset`; of :func:`itm.evaluation.benchmark.benchmark`,
+            whose 95 % intervals of the mean are drawn; or of :func:`itm.evaluation.benchmark.by_metric`.
         title: Stands above the panel.
         chance: Standard deviation of a random order's weighted tau on one dataset, drawn as a band around 0.
     """
