@@ -39,10 +39,7 @@ def dtd(root: Path) -> tuple[Shown, Shown]:
     }
     write(root / "dtd/dtd/labels", {f"{part}1.txt": text for part, text in parts.items()})
     (root / "dtd/dtd/images").mkdir()
-    return {"d1.jpg": "dots", "l1.jpg": "lined", "d2.jpg": "dots", "l2.jpg": "lined"}, {
-        "d3.jpg": "dots",
-        "l3.jpg": "lined",
-    }
+    return {"d1.jpg": "dots", "l1.jpg": "lined"}, {"d3.jpg": "dots", "l3.jpg": "lined"}
 
 
 def pets(root: Path) -> tuple[Shown, Shown]:
@@ -66,7 +63,7 @@ def food101(root: Path) -> tuple[Shown, Shown]:
 
 
 def aircraft(root: Path) -> tuple[Shown, Shown]:
-    lists = {"variants.txt": "707-320\nCessna 172\n", "images_variant_trainval.txt": "001 Cessna 172\n002 707-320\n"}
+    lists = {"variants.txt": "707-320\nCessna 172\n", "images_variant_train.txt": "001 Cessna 172\n002 707-320\n"}
     write(root / "fgvc-aircraft-2013b/data", lists | {"images_variant_test.txt": "003 Cessna 172\n"})
     return {"001.jpg": "Cessna 172", "002.jpg": "707-320"}, {"003.jpg": "Cessna 172"}
 
@@ -77,7 +74,7 @@ def flowers(root: Path) -> tuple[Shown, Shown]:
     savemat(root / "flowers-102/setid.mat", {"trnid": [1, 2], "valid": [4, 3], "tstid": [5, 6]})
     first, second = getattr(torchvision.datasets.Flowers102, "classes", ["class 1", "class 2"])[:2]
     files = [f"image_{i:05d}.jpg" for i in range(7)]
-    return {files[1]: second, files[2]: first, files[4]: first, files[3]: second}, {files[5]: first, files[6]: second}
+    return {files[1]: second, files[2]: first}, {files[5]: first, files[6]: second}
 
 
 def stanford_cars(root: Path) -> tuple[Shown, Shown]:
@@ -98,7 +95,7 @@ def voc2007(root: Path) -> tuple[Shown, Shown]:
         return f"<annotation>{''.join(parts)}</annotation>"
 
     base = root / "VOCdevkit/VOC2007"
-    write(base / "ImageSets/Main", {"trainval.txt": "000005\n000007\n", "test.txt": "000001\n"})
+    write(base / "ImageSets/Main", {"train.txt": "000005\n000007\n", "test.txt": "000001\n"})
     write(
         base / "Annotations",
         {
@@ -298,7 +295,7 @@ def test_download_that_is_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(DataError, match="connection reset"):
         load_images("dtd", root=tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
-    assert len(load_images("dtd", root=tmp_path / "new")) == 4
+    assert len(load_images("dtd", root=tmp_path / "new")) == 2
     assert len(load_images("dtd", "test", root=tmp_path / "new")) == 2
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["dtd"]
 
@@ -311,7 +308,7 @@ def test_download_joins_what_is_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def download(url: str, root: Path, **_: object) -> None:
         voc2007(Path(root))
-        (Path(root) / "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt").unlink()
+        (Path(root) / "VOCdevkit/VOC2007/ImageSets/Main/train.txt").unlink()
 
     monkeypatch.setattr("torchvision.datasets.voc.download_and_extract_archive", download)
     assert len(load_images("voc2007", root=tmp_path)) == 2
