@@ -58,7 +58,7 @@ def test_random_pools_agree_with_scipy() -> None:
     assert row.regret == pytest.approx(values.max() - values[scores.argmax()])
     assert row.interval is not None
     assert row.interval.low < row.tau_w < row.interval.high
-    assert "95 % bootstrap" in " ".join(found.words())
+    assert "95 % bootstrap" in " ".join(found.notes())
 
 
 def test_ties_share_the_first_place() -> None:
@@ -88,13 +88,13 @@ def test_models_without_a_true_accuracy_are_named_and_left_out() -> None:
     assert found.missing == ("x",)
     assert [(row.name, row.models, row.tau_w) for row in found.rows] == [("itm", 3, 1.0), ("logme", 3, -1.0)]
     assert list(found.accuracy) == ["a", "b", "c", "d"]
-    assert "the table lacks them: x" in " ".join(found.words())
+    assert "the table lacks them: x" in " ".join(found.notes())
 
 
 def test_too_few_shared_models_are_no_comparison() -> None:
     found = compare_with_truth([ranking(a=(1,), b=(2,), x=(3,))], truth(), {"parameters": {"a": 1.0, "b": 2.0}})
     assert found.rows == ()
-    assert found.words()[-1] == "Models with a score and a true accuracy: 2. A comparison needs 3."
+    assert found.notes()[-1] == "Models with a score and a true accuracy: 2. A comparison needs 3."
     assert found.to_dict()["rows"] == []
     assert found.to_frame().empty
 
@@ -220,7 +220,7 @@ def test_console_shows_scores_over_priors(report: Report) -> None:
     ]
     assert places == sorted(places)
     assert "…" not in text
-    assert "an interval is given from 6 models on" in " ".join(text.split())
+    assert "Interval: n/a, too narrow where there are fewer than 10 models." in " ".join(text.split())
 
 
 def test_scatter_names_every_model_once_per_row_and_inside_the_panel() -> None:

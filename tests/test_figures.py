@@ -12,7 +12,7 @@ from rankings import ranking
 
 from itm.metrics.uncertainty import chance
 from itm.report import figures
-from itm.report.figures.style import COLOURS, WORDS, looks
+from itm.report.figures.style import COLOURS, WORDS, line_styles
 
 
 def swept(models: str = "ab", **more: float) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def test_a_model_keeps_its_colour_whatever_its_place():
 
 
 def test_colours_and_markers_tell_35_names_apart():
-    found = looks(f"{i:02}" for i in range(35))
+    found = line_styles(f"{i:02}" for i in range(35))
     assert len({(look["color"], look["marker"]) for look in found.values()}) == 35
     assert {look["color"] for look in found.values()} == set(COLOURS)
 
@@ -88,7 +88,7 @@ def test_scorers_that_ranked_fewer_models_are_marked_and_a_random_order_is_drawn
     table = pd.DataFrame(
         {"digits": [0.5, 0.5], "elpv": [0.5, 0.1], "mean": [0.5, 0.3], "models": [5, 3]}, ["itm", "nce"]
     )
-    (axes,) = figures.standing_dots(table, chance=0.44).axes
+    (axes,) = figures.benchmark_dots(table, chance=0.44).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["itm", "nce (3 models)"]
     assert any("0 ± 0.44" in text.get_text() for text in axes.get_legend().get_texts())
     places = [float(line.get_ydata()[0]) for line in axes.lines[:2]]

@@ -1,4 +1,4 @@
-"""Sub-pools, bootstrap and paired comparison against enumeration, scipy and closed forms."""
+"""Subsets of models, bootstrap intervals and win rates against enumeration, scipy and closed forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 from itm.core.errors import SettingError
 from itm.metrics import functional, uncertainty
 from itm.metrics import single as metrics
-from itm.metrics.uncertainty import bootstrap, compare, over_pools, resamples, spread, subpools
+from itm.metrics.uncertainty import LEAST_FOR_INTERVAL, bootstrap, over_subsets, resamples, subsets, summarize, win_rate
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.normal(size=14)
@@ -21,17 +21,17 @@ GOOD, POOR = TRUTH + RNG.normal(size=(2, 14)) * [[0.3], [3.0]]
 
 
 def test_the_papers_protocol_takes_every_choice_once() -> None:
-    assert [tuple(row) for row in subpools(14, 10)] == list(combinations(range(14), 10))
+    assert [tuple(row) for row in subsets(14, 10)] == list(combinations(range(14), 10))
 
 
-def test_a_sample_of_subpools_is_seeded_distinct_and_fair() -> None:
-    sample = subpools(12, 4, limit=400, seed=3)  # of 495
+def test_a_sample_of_subsets_is_seeded_distinct_and_fair() -> None:
+    sample = subsets(12, 4, limit=400, seed=3)  # of 495
     assert sample.shape == (400, 4)
     assert (np.diff(sample, axis=1) > 0).all()
     assert len({tuple(row) for row in sample}) == 400
-    np.testing.assert_array_equal(sample, subpools(12, 4, limit=400, seed=3))
-    assert (sample != subpools(12, 4, limit=400, seed=4)).any()
-    drawn = np.concatenate([subpools(6, 2, limit=5, seed=seed) for seed in range(600)])  # 5 of 15 pairs, 600 times
+    np.testing.assert_array_equal(sample, subsets(12, 4, limit=400, seed=3))
+    assert (sample != subsets(12, 4, limit=400, seed=4)).any()
+    drawn = np.concatenate([subsets(6, 2, limit=5, seed=seed) for seed in range(600)])  # 5 of 15 pairs, 600 times
     counts = np.unique(drawn, axis=0, return_counts=True)[1]
     assert stats.chisquare(counts).pvalue > 0.001
     assert len(counts) == 15
@@ -48,17 +48,17 @@ def test_resamples_are_bootstrap_draws_that_have_an_order() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: subpools(5, 6), "size=6: expected 2 to 5"),
-        (lambda: subpools(5, 1), "size=1: expected 2 to 5"),
-        (lambda: subpools(5, 3, limit=0), "limit=0"),
+        (lambda: subsets(5, 6), "size=6: expected 2 to 5"),
+        (lambda: subsets(5, 1), "size=1: expected 2 to 5"),
+        (lambda: subsets(5, 3, limit=0), "limit=0"),
         (lambda: resamples(1), "models=1"),
         (lambda: resamples(3, samples=0), "samples=0"),
-        (lambda: spread([]), "values: expected one or more finite"),
-        (lambda: spread([0.1, np.nan]), "values: expected one or more finite"),
-        (lambda: spread([0.1], level=95), "level=95: expected a share"),
-        (lambda: over_pools(subpools(5, 3), [1, 2, 3, 4], [1, 2, 3, 4]), "pools: expected indices .* 0 to 3"),
-        (lambda: over_pools(subpools(3, 2), [1, 2, 3], [1, np.nan, 3]), r"scores\[1\] is nan"),
-        (lambda: bootstrap([1], [1]), "models=1"),
+        (lambda: summarize([]), "values: expected one or more finite"),
+        (lambda: summarize([0.1, np.nan]), "values: expected one or more finite"),
+        (lambda: summarize([0.1], level=95), "level=95: expected a share"),
+        (lambda: over_subsets(subsets(5, 3), [1, 2, 3, 4], [1, 2, 3, 4]), "rows: expected indices .* 0 to 3"),
+        (lambda: over_subsets(subsets(3, 2), [1, 2, 3], [1, np.nan, 3]), r"scores\[1\] is nan"),
+        (lambda: bootstrap(TRUTH[:9], GOOD[:9]), "truth has 9 models: expected at least 10"),
     ],
 )
 def test_refuses(call: Callable[[], object], message: str) -> None:
@@ -67,7 +67,7 @@ def test_refuses(call: Callable[[], object], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "single"),
+    ("statistic", "single"),
     [
         (functional.weighted_kendall_tau, lambda t, s: stats.weightedtau(t, s).statistic),
         (
@@ -78,28 +78,28 @@ def test_refuses(call: Callable[[], object], message: str) -> None:
         (functional.regret, metrics.regret),
     ],
 )
-def test_over_pools_is_the_statistic_of_each_pool(
-    rows: uncertainty.Statistic, single: Callable, monkeypatch: pytest.MonkeyPatch
+def test_over_subsets_is_the_statistic_of_each_subset(
+    statistic: uncertainty.Statistic, single: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uncertainty, "_CELLS", 700)  # seven pools at once
-    pools = subpools(14, 10, limit=60)
-    values = over_pools(pools, TRUTH, GOOD, statistic=rows)
-    np.testing.assert_allclose(values, [single(TRUTH[pool], GOOD[pool]) for pool in pools], atol=1e-12)
+    monkeypatch.setattr(uncertainty, "_PAIRS", 700)  # seven rows at once
+    rows = subsets(14, 10, limit=60)
+    values = over_subsets(rows, TRUTH, GOOD, statistic=statistic)
+    np.testing.assert_allclose(values, [single(TRUTH[row], GOOD[row]) for row in rows], atol=1e-12)
 
 
-def test_over_pools_takes_a_prior() -> None:
-    pools = subpools(14, 10, limit=5)
-    values = over_pools(pools, TRUTH, GOOD, POOR, statistic=functional.partial_kendall_tau)
-    expected = [metrics.partial_kendall_tau(TRUTH[pool], GOOD[pool], POOR[pool]) for pool in pools]
+def test_over_subsets_takes_a_prior() -> None:
+    rows = subsets(14, 10, limit=5)
+    values = over_subsets(rows, TRUTH, GOOD, POOR, statistic=functional.partial_kendall_tau)
+    expected = [metrics.partial_kendall_tau(TRUTH[row], GOOD[row], POOR[row]) for row in rows]
     np.testing.assert_allclose(values, expected)
 
 
-def test_spread_of_known_values() -> None:
+def test_summary_of_known_values() -> None:
     values = RNG.normal(size=101)
-    result = spread(values, level=0.9)
+    result = summarize(values, level=0.9)
     assert (result.mean, result.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert (result.low, result.high) == pytest.approx((np.sort(values)[5], np.sort(values)[95]))
-    assert spread([0.4]) == uncertainty.Spread(0.4, 0.0, 0.4, 0.4, 1)
+    assert summarize([0.4]) == uncertainty.Summary(0.4, 0.0, 0.4, 0.4, 1)
 
 
 @pytest.mark.parametrize("definition", functional.DEFINITIONS)
@@ -123,26 +123,31 @@ def test_bootstrap_width_matches_theory() -> None:
     assert result.low == pytest.approx(r - 1.96 * result.std, abs=0.015)
 
 
-def test_a_better_scorer_wins() -> None:
-    pools = subpools(14, 10, limit=200)
-    result = compare(pools, TRUTH, GOOD, POOR)
-    gain = [
-        stats.weightedtau(TRUTH[p], GOOD[p]).statistic - stats.weightedtau(TRUTH[p], POOR[p]).statistic for p in pools
-    ]
-    assert result.difference.mean == pytest.approx(np.mean(gain))
-    assert result.win_rate == pytest.approx(np.mean(np.array(gain) > 0))
-    assert result.draws == 0.0
-    mirrored = compare(pools, TRUTH, POOR, GOOD)
-    assert mirrored.win_rate == pytest.approx(1 - result.win_rate)
-    assert mirrored.difference.low == pytest.approx(-result.difference.high)
+def test_a_win_is_a_larger_value_and_a_draw_counts_half() -> None:
+    assert win_rate([4, 3, 2, 1], [3, 3, 3, 3]) == (1 + 0.5) / 4
+    assert win_rate([0.1 + 0.2], [0.3]) == 0.5, "equal but for rounding"
+    assert win_rate(-np.arange(3), -np.arange(3) - 1) == 1.0
 
 
-def test_draws_count_half_and_low_regret_wins() -> None:
-    pools = subpools(4, 3)
-    truth, a, b = [4.0, 3.0, 2.0, 1.0], [4, 3, 2, 1], [1, 9, 3, 2]
-    # b picks model 1 of the three pools that hold it (regret 1, 1, 0) and model 2 of pool {0, 2, 3} (regret 2).
-    result = compare(pools, truth, a, b, statistic=functional.regret)
-    assert (result.win_rate, result.draws) == (0.875, 0.25)
-    assert result.difference.mean == pytest.approx(-1.0)
-    same = compare(pools, truth, a, [8, 6, 4, 2])
-    assert (same.win_rate, same.draws, same.difference.std) == (0.5, 1.0, 0.0)
+@pytest.mark.parametrize("statistic", [functional.regret, functional.recall_at_k, partial(functional.recall_at_k, k=1)])
+def test_statistics_whose_bootstrap_covers_too_little_have_no_interval(statistic: uncertainty.Statistic) -> None:
+    with pytest.raises(SettingError, match="statistic: expected a correlation"):
+        bootstrap(TRUTH, GOOD, statistic=statistic)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.3, 0.9])
+def test_the_interval_holds_the_true_value_as_often_as_it_says(correlation: float) -> None:
+    """At the fewest models that have an interval; ``benchmarks/intervals.py`` has more of them."""
+    rng, models = np.random.default_rng(0), LEAST_FOR_INTERVAL
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        truth, noise = rng.normal(size=(2, count, models))
+        return truth, correlation * truth + np.sqrt(1 - correlation**2) * noise
+
+    true = functional.weighted_kendall_tau(*draw(20_000)).mean()
+    held = []
+    for truth, scores in zip(*draw(200), strict=True):
+        interval = bootstrap(truth, scores, samples=500)
+        held.append(interval.low <= true <= interval.high)
+    assert np.mean(held) > 0.9

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from itm.core.errors import ItmError, unknown
-from itm.evaluation import benchmark as standings
+from itm.evaluation import benchmark
 from itm.metrics.uncertainty import chance
 from itm.report import figures
 from itm.report.figures import save, sweep_dots, sweep_lines, sweep_spread
@@ -176,23 +176,24 @@ class Standings(Collect):
         models, data = rankings["model"].nunique(), ", ".join(rankings["dataset"].unique())
         title = f"{self.name}: {models} models on {data}"
         if self.table == "metrics":
-            table = standings.by_metric(rankings)
-            return table, figures.standing_dots(table[[*list(standings.METRICS)[:6], "models"]], title)
+            table = benchmark.by_metric(rankings)
+            return table, figures.benchmark_dots(table[[*list(benchmark.METRICS)[:6], "models"]], title)
         if self.table == "datasets":
-            table = standings.by_dataset(self._comparisons(rankings, folder), rankings)
+            table = benchmark.by_dataset(self._comparisons(rankings, folder), rankings)
             if self.radar:
-                return table, figures.radar(table, title=f"{title}\n{figures.words('tau_w (scipy)')}")
-            return table, figures.standing_dots(table, title, chance(range(models)))
+                return table, figures.radar(table, title=f"{title}\n{figures.axis_label('tau_w (scipy)')}")
+            return table, figures.benchmark_dots(table, title, chance(range(models)))
         if self.against not in set(rankings["scorer"]):
             raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
         if self.table == "benchmark":
-            each = standings.statistics(standings.with_priors(rankings))
+            each = benchmark.statistics(benchmark.with_priors(rankings))
             each.to_csv(folder / f"{self.name}_statistics.csv", index=False)
-            table = standings.benchmark(rankings, self.size, self.against)
-            return table, figures.standing_dots(table, title, chance(range(models)))
-        values = standings.over_subpools(rankings, self.size)
-        title += f"\n{figures.words('tau_w (scipy)')}, mean of the datasets; a point is one of {len(values)} sub-pools"
-        return standings.stability(values, self.against), figures.subpool_scatter(values, self.against, title)
+            table = benchmark.benchmark(rankings, self.size, self.against)
+            return table, figures.benchmark_dots(table, title, chance(range(models)))
+        values = benchmark.subset_taus(rankings, self.size)
+        label = figures.axis_label("tau_w (scipy)")
+        title += f"\n{label}, mean of the datasets; a point is one of {len(values)} subsets"
+        return benchmark.stability(values, self.against), figures.subset_scatter(values, self.against, title)
 
     def _comparisons(self, rankings: pd.DataFrame, folder: Path) -> pd.DataFrame:
         found = {job: folder / str(job) / "comparison.csv" for job in rankings["job"].unique()}

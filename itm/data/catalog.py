@@ -1,8 +1,8 @@
 """The datasets known by name: where each one's images, labels and official split come from.
 
 The paper's eleven datasets come through torchvision and are downloaded on first use. As in the paper (table 7) the
-official training split trains, without the official validation split (Flowers-102, DTD, FGVC-Aircraft, Pascal VOC 2007),
-and the official test split tests. Earlier benchmarks (SFDA, PED) train on both. Oxford-IIIT Pets has one split of both.
+official training split trains, without the official validation split (Flowers-102, DTD, FGVC-Aircraft, VOC 2007), and
+the official test split tests. Earlier benchmarks (SFDA, PED) train on both. Oxford-IIIT Pets has one split of both.
 Two datasets have no official split in torchvision, so theirs is seeded and counts as in Kornblith et al. (2019, "Do
 Better ImageNet Models Transfer Better?", table 1):
 

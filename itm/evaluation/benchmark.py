@@ -1,4 +1,4 @@
-"""Scorers over several datasets, in the form of the paper's tables, from the rankings of each."""
+"""Benchmark tables in the form of the paper's: scorers over several datasets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ import numpy as np
 import pandas as pd
 
 from itm.evaluation.priors import mean_rank_elsewhere
+from itm.evaluation.truth import LEAST_MODELS
 from itm.metrics import functional
-from itm.metrics.uncertainty import Pools, Statistic, over_pools, resamples, spread, subpools
+from itm.metrics.uncertainty import (
+    LEAST_FOR_INTERVAL,
+    Statistic,
+    Subsets,
+    over_subsets,
+    resamples,
+    subsets,
+    summarize,
+    win_rate,
+)
 
 METRICS: dict[str, Statistic] = {
     "tau_w (scipy)": functional.weighted_kendall_tau,
@@ -25,7 +35,7 @@ METRICS: dict[str, Statistic] = {
 
 
 def by_dataset(comparisons: pd.DataFrame, rankings: pd.DataFrame, statistic: str = "tau_w") -> pd.DataFrame:
-    """A statistic of every scorer and prior on every dataset (the paper's Table 1; Table 9 over CNNs).
+    """Tabulate a statistic of every scorer and prior on every dataset (the paper's Table 1; Table 9 over CNNs).
 
     Args:
         comparisons: Rows of ``comparison.csv`` with a column ``dataset``.
@@ -33,9 +43,9 @@ def by_dataset(comparisons: pd.DataFrame, rankings: pd.DataFrame, statistic: str
         statistic: A numeric column of ``comparisons``.
 
     Returns:
-        Index: scorers by their mean, then priors by theirs, marked so. Columns: the datasets, ``mean``, ``models``, the
-        fewest that one dataset had, and ``seconds`` of scoring on all of them (NaN for a prior). A scorer that could
-        not run somewhere has NaN there and no mean.
+        Index: scorers by their mean, then priors by theirs, marked ``(prior)``. Columns: the datasets, ``mean``,
+        ``models``, the fewest that one dataset had, and ``seconds`` of scoring on all datasets (NaN for a prior). A
+        scorer that could not run somewhere has NaN there and no mean.
     """
     marked = comparisons.assign(scorer=comparisons["scorer"] + np.where(comparisons["prior"], " (prior)", ""))
     wide = marked.pivot(index="scorer", columns="dataset", values=statistic)[list(dict.fromkeys(marked["dataset"]))]
@@ -47,7 +57,7 @@ def by_dataset(comparisons: pd.DataFrame, rankings: pd.DataFrame, statistic: str
 
 
 def by_metric(rankings: pd.DataFrame) -> pd.DataFrame:
-    """Every rank statistic of every scorer, averaged over the datasets (the paper's Table 8).
+    """Average every rank statistic of every scorer over the datasets (the paper's Table 8).
 
     Args:
         rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``.
@@ -61,7 +71,7 @@ def by_metric(rankings: pd.DataFrame) -> pd.DataFrame:
 
 
 def statistics(rankings: pd.DataFrame) -> pd.DataFrame:
-    """Every rank statistic on every dataset, one by one.
+    """Compute every rank statistic on every dataset.
 
     Args:
         rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``.
@@ -72,74 +82,83 @@ def statistics(rankings: pd.DataFrame) -> pd.DataFrame:
     known = rankings.dropna(subset=["score", "true_accuracy"])
     rows = []
     for (scorer, dataset), group in known.groupby(["scorer", "dataset"], sort=False):
-        if len(group) >= 3:
+        if len(group) >= LEAST_MODELS:
             truth, score = (group[column].to_numpy()[np.newaxis] for column in ("true_accuracy", "score"))
             values = {name: float(function(truth, score)[0]) for name, function in METRICS.items()}
             rows.append({"scorer": scorer, "dataset": dataset, **values, "models": len(group)})
     return pd.DataFrame(rows, columns=["scorer", "dataset", *METRICS, "models"])
 
 
-def over_subpools(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Weighted tau (scipy's) of every scorer on every sub-pool of the models, averaged over the datasets.
+def subset_taus(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
+    """Weighted tau (scipy's) of every scorer on every subset of the models, averaged over the datasets.
 
-    The paper's stability protocol takes all 1,001 choices of 10 of 14 models (Fig. 3). A scorer that lacks one of the
-    models somewhere is left out: on fewer models its values could not be set beside the others.
+    The paper's stability protocol takes all 1,001 choices of 10 of 14 models (Fig. 3). Models without a true accuracy
+    on some dataset are left out, then scorers without a score of some model: on other models their values would not be
+    comparable.
 
     Args:
         rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``.
-        size: Models of a sub-pool; one less than there are where there are too few.
+        size: Models of a subset; with fewer models one less than there are.
 
     Returns:
-        One row per sub-pool (10,000 drawn ones at most), one column per scorer.
+        One row per subset (at most 10,000, drawn at random), one column per scorer; empty where fewer than three models
+        have a true accuracy on every dataset.
     """
-    return _over(rankings, lambda models: subpools(models, min(size, models - 1)))
+    return _taus(rankings, lambda models: subsets(models, min(size, models - 1)))
 
 
-def _over(rankings: pd.DataFrame, choose: Callable[[int], Pools]) -> pd.DataFrame:
-    """Mean weighted tau of each scorer that has every model, on each choice of so many models."""
+def _taus(rankings: pd.DataFrame, choose: Callable[[int], Subsets]) -> pd.DataFrame:
+    """Mean weighted tau of each complete scorer on the rows that ``choose`` returns for a number of models."""
     known = rankings.dropna(subset=["score", "true_accuracy"])
-    wide = known.pivot(index="model", columns=["dataset", "scorer"], values="score")
-    wide = wide.dropna(axis=1)
     truth = known.drop_duplicates(["dataset", "model"]).pivot(index="model", columns="dataset", values="true_accuracy")
-    pools = choose(len(wide))
-    datasets = truth.columns
-    scorers = [name for name in dict.fromkeys(known["scorer"]) if all((data, name) in wide for data in datasets)]
-    return pd.DataFrame(
-        {
-            name: np.mean(
-                [
-                    over_pools(pools, truth.loc[wide.index, data].to_numpy(), wide[data, name].to_numpy())
-                    for data in datasets
-                ],
-                axis=0,
-            )
-            for name in scorers
-        }
-    )
+    truth = truth.dropna()
+    if len(truth) < LEAST_MODELS:
+        return pd.DataFrame()
+    scores = known.pivot(index="model", columns=["dataset", "scorer"], values="score").loc[truth.index].dropna(axis=1)
+    rows = choose(len(truth))
+    if not len(rows):
+        return pd.DataFrame()
+    means = {}
+    for scorer in dict.fromkeys(known["scorer"]):
+        if all((dataset, scorer) in scores for dataset in truth.columns):
+            taus = [
+                over_subsets(rows, truth[dataset].to_numpy(), scores[dataset, scorer].to_numpy())
+                for dataset in truth.columns
+            ]
+            means[scorer] = np.mean(taus, axis=0)
+    return pd.DataFrame(means)
 
 
 def stability(values: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Sum up :func:`over_subpools`.
+    """Summarize :func:`subset_taus`.
 
     Args:
-        values: One row per sub-pool, one column per scorer.
-        against: The scorer that the others are set against.
+        values: One row per subset, one column per scorer.
+        against: The scorer that the others are compared with.
 
     Returns:
-        Index: scorers, best mean first. Columns: ``mean``, ``std``, ``low`` and ``high`` (95 % of the sub-pools), and
-        ``win rate``, the share of sub-pools where ``against`` does better, draws counted half.
+        Index: scorers, best mean first. Columns: ``mean``, ``std``, ``low`` and ``high`` (95 % of the subsets), and
+        ``<against> wins``, the share of subsets on which ``against`` does better, draws counted half; NaN where
+        ``against`` is not among the scorers.
     """
+    wins = f"{against} wins"
     rows = {}
     for name in values:
-        s = spread(values[name].to_numpy())
-        gain = values[against] - values[name]
-        wins = float((gain > 1e-12).mean() + (gain.abs() <= 1e-12).mean() / 2)
-        rows[name] = {"mean": s.mean, "std": s.std, "low": s.low, "high": s.high, f"{against} wins": wins}
-    return pd.DataFrame(rows).T.sort_values("mean", ascending=False)
+        summary = summarize(values[name].to_numpy())
+        share = win_rate(values[against], values[name]) if against in values else float("nan")
+        rows[name] = {
+            "mean": summary.mean,
+            "std": summary.std,
+            "low": summary.low,
+            "high": summary.high,
+            wins: share,
+        }
+    columns = ["mean", "std", "low", "high", wins]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_values("mean", ascending=False)
 
 
 def with_priors(rankings: pd.DataFrame) -> pd.DataFrame:
-    """The rankings, and below them those that never look at the images: size, and mean rank on the other datasets.
+    """Append the rankings of the priors: size, and mean rank on the other datasets.
 
     Args:
         rankings: Rows of ``ranking.csv`` with the columns ``dataset``, ``true_accuracy`` and ``parameters``.
@@ -158,20 +177,21 @@ def with_priors(rankings: pd.DataFrame) -> pd.DataFrame:
 
 
 def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
-    """Every scorer and prior on every dataset, with what can be said of the differences.
+    """Tabulate every scorer and prior on every dataset, with the uncertainty of the differences.
 
     Args:
         rankings: As for :func:`with_priors`.
-        size: Models of a sub-pool, see :func:`over_subpools`.
-        against: The scorer that the others are set against.
+        size: Models of a subset, see :func:`subset_taus`.
+        against: The scorer that the others are compared with.
 
     Returns:
         Index: scorers and priors by ``mean``. Columns: weighted tau (scipy's) per dataset and its ``mean``; over the
         datasets the mean ``tau_w (paper)`` and ``regret`` (points); ``models``, the fewest of one dataset; ``seconds``
-        of scoring in all; 95 % intervals of the mean over bootstrapped models (``low``, ``high``) and over sub-pools
-        (``pool low``, ``pool high``); on the same sub-pools ``<against> wins``, draws counted half; and the 95 %
-        interval of ``<against>`` minus the scorer over the same bootstrapped models (``gain low``, ``gain high``). NaN
-        where a scorer lacks a model somewhere.
+        of scoring in all; 95 % intervals of the mean over bootstrapped models (``low``, ``high``) and over subsets
+        (``pool low``, ``pool high``); on the same subsets ``<against> wins``, draws counted half; and the 95 % interval
+        of ``<against>`` minus the scorer over the same bootstrapped models (``gain low``, ``gain high``). NaN where a
+        scorer lacks a model somewhere; bootstrap intervals need :data:`~itm.metrics.uncertainty.LEAST_FOR_INTERVAL`
+        models with a true accuracy on every dataset.
     """
     full = with_priors(rankings)
     each = statistics(full)
@@ -183,9 +203,20 @@ def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
     table["regret"] = each.groupby("scorer")["regret"].mean()
     table["models"] = each.groupby("scorer")["models"].min()
     table["seconds"] = rankings.groupby("scorer")["seconds"].sum()
-    drawn, pooled = _over(full, resamples), over_subpools(full, size)
-    table[["low", "high"]] = drawn.quantile([0.025, 0.975]).T
-    table[["pool low", "pool high"]] = pooled.quantile([0.025, 0.975]).T
-    table[f"{against} wins"] = stability(pooled, against)[f"{against} wins"]
-    table[["gain low", "gain high"]] = drawn.rsub(drawn[against], axis=0).quantile([0.025, 0.975]).T
+    drawn, chosen = _taus(full, _resamples), subset_taus(full, size)
+    table[["low", "high"]] = _interval(drawn, table.index)
+    table[["pool low", "pool high"]] = _interval(chosen, table.index)
+    table[f"{against} wins"] = stability(chosen, against)[f"{against} wins"]
+    gains = drawn.rsub(drawn[against], axis=0) if against in drawn else pd.DataFrame()
+    table[["gain low", "gain high"]] = _interval(gains, table.index)
     return table.sort_values("mean", ascending=False).rename_axis(columns=None)
+
+
+def _resamples(models: int) -> Subsets:
+    """The bootstrap's rows; without any where its interval would be too narrow."""
+    return resamples(models) if models >= LEAST_FOR_INTERVAL else np.empty((0, models), dtype=np.intp)
+
+
+def _interval(values: pd.DataFrame, scorers: pd.Index) -> np.ndarray:
+    """95 % interval of each scorer's values, ``[scorers, 2]``; NaN where there are none."""
+    return values.reindex(columns=scorers).astype(float).quantile([0.025, 0.975]).T.to_numpy()

@@ -12,11 +12,8 @@ import pandas as pd
 from itm.evaluation.priors import ModelFacts, mean_rank_elsewhere, parameter_count, source_accuracy
 from itm.evaluation.truth import LEAST_MODELS, Truth
 from itm.metrics.single import kendall_tau, regret, weighted_kendall_tau
-from itm.metrics.uncertainty import Spread, bootstrap, chance, spread
+from itm.metrics.uncertainty import LEAST_FOR_INTERVAL, Summary, bootstrap, chance, summarize
 from itm.ranking.ranking import Ranking
-
-LEAST_FOR_INTERVAL = 6
-"""With fewer models a bootstrap draws mostly copies, and its interval says next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class Row:
         kendall_tau: Kendall's tau-b.
         regret: Accuracy points lost by taking the best-scored model instead of the best one.
         picks: The best-scored models; more than one where they share the first place.
-        interval: Bootstrap of ``tau_w`` over models; None with fewer than :data:`LEAST_FOR_INTERVAL`.
+        interval: Bootstrap of ``tau_w`` over models; None with fewer models than
+            :data:`~itm.metrics.uncertainty.LEAST_FOR_INTERVAL`.
         seeds: ``tau_w`` of each seed on its own; None with one seed.
     """
 
@@ -44,8 +42,8 @@ class Row:
     kendall_tau: float
     regret: float
     picks: tuple[str, ...]
-    interval: Spread | None = None
-    seeds: Spread | None = None
+    interval: Summary | None = None
+    seeds: Summary | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,8 @@ class TruthComparison:
         values = self.truth.accuracy
         return {model: values[model] for model in sorted(self.models, key=lambda model: -values[model])}
 
-    def words(self) -> list[str]:
-        """What a reader has to know of the numbers, a sentence each."""
+    def notes(self) -> list[str]:
+        """Return what a reader has to know about the numbers, one sentence each."""
         count, protocol = len(self.models), self.truth.protocol or "how they were trained is not recorded"
         said = [f"True accuracies: {self.truth.source}, column {self.truth.column}; {protocol}."]
         if self.missing:
@@ -81,7 +79,7 @@ class TruthComparison:
             return [*said, f"Models with a score and a true accuracy: {count}. A comparison needs {LEAST_MODELS}."]
         said.append(f"Over {count} models a random order has tau_w (scipy) 0 ± {self.chance():.2f}.")
         if all(row.interval is None for row in self.rows):
-            said.append(f"So few say little of a scorer; an interval is given from {LEAST_FOR_INTERVAL} models on.")
+            said.append(f"Interval: n/a, too narrow where there are fewer than {LEAST_FOR_INTERVAL} models.")
         else:
             said.append("The interval is the 95 % bootstrap of tau_w (scipy) over models.")
         return said
@@ -167,7 +165,7 @@ def _row(ranking: Ranking, truth: Truth) -> Row:
     runs = {entry.model: [run.value for run in entry.runs] for entry in ranking.entries}
     values = [truth.accuracy[model] for model in models]
     taus = [weighted_kendall_tau(values, scores) for scores in zip(*(runs[model] for model in models), strict=True)]
-    return dataclasses.replace(row, seeds=spread(taus) if len(taus) > 1 else None)
+    return dataclasses.replace(row, seeds=summarize(taus) if len(taus) > 1 else None)
 
 
 def _evaluate(name: str, models: Sequence[str], truth: Truth, scores: Mapping[str, float], *, prior: bool) -> Row:

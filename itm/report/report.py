@@ -169,7 +169,7 @@ class Report:
         if self.comparison is not None:
             if self.comparison.rows:
                 console.print(tables.truth_table(self.comparison))
-            console.print(escape(" ".join(self.comparison.words())), highlight=False)
+            console.print(escape(" ".join(self.comparison.notes())), highlight=False)
         for name, reason in self.failures().items():
             console.print(f"[red]no score[/red] {escape(f'{name}: {reason}')}", highlight=False)
         skipped = sorted({item for candidate in self.candidates.values() for item in candidate.skipped})

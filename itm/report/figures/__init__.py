@@ -2,15 +2,17 @@
 
 from matplotlib.figure import Figure
 
+from itm.report.figures.benchmark import benchmark_dots, radar, subset_scatter
 from itm.report.figures.embeddings import distance_violins, evolution_planes, similarity_image
 from itm.report.figures.rankings import score_bars, score_curves, truth_scatter
-from itm.report.figures.standings import radar, standing_dots, subpool_scatter
-from itm.report.figures.style import as_data_uri, save, words
+from itm.report.figures.style import as_data_uri, axis_label, save
 from itm.report.figures.sweeps import sweep_dots, sweep_lines, sweep_spread
 
 __all__ = [
     "Figure",
     "as_data_uri",
+    "axis_label",
+    "benchmark_dots",
     "distance_violins",
     "evolution_planes",
     "radar",
@@ -18,11 +20,9 @@ __all__ = [
     "score_bars",
     "score_curves",
     "similarity_image",
-    "standing_dots",
-    "subpool_scatter",
+    "subset_scatter",
     "sweep_dots",
     "sweep_lines",
     "sweep_spread",
     "truth_scatter",
-    "words",
 ]

@@ -15,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
 from itm.ranking.ranking import Ranking
-from itm.report.figures.style import STYLE, blank, legend_beside, looks, panels
+from itm.report.figures.style import STYLE, blank, legend_beside, line_styles, panels
 
 
 def score_bars(ranking: Ranking) -> Figure:
@@ -44,7 +44,7 @@ def score_curves(ranking: Ranking) -> Figure | None:
     if not curves:
         return None
     figure, (axes,) = panels(1, 6.4, 3.4)
-    styles, seeds = looks(curves), max(map(len, curves.values()))
+    styles, seeds = line_styles(curves), max(map(len, curves.values()))
     for model, runs in curves.items():
         frame, style = pd.DataFrame(runs), styles[model]
         axes.plot(frame.columns, frame.mean(), markersize=4, label=model, **style)
@@ -64,7 +64,7 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
     """
     drawn = rankings[:6]
     models = sorted((m for m in truth if any(m in r.scores for r in drawn)), key=lambda m: truth[m])
-    styles = looks(models)
+    styles = line_styles(models)
     columns = {4: 2}.get(len(drawn), min(3, len(drawn)))
     rows, inside = math.ceil(len(drawn) / columns), max(2.2, 0.16 * len(models))  # a line of small print per model
     margin = 0.08 * (truth[models[-1]] - truth[models[0]]) or 1.0

@@ -42,12 +42,12 @@ WORDS = {
 """What a column is called on an axis or over a legend; others by their own name."""
 
 
-def words(column: str) -> str:
+def axis_label(column: str) -> str:
     """The name of a column as a reader sees it."""
     return WORDS.get(column, column)
 
 
-def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker by name: the same in every figure of the same names, and none twice up to 35 of them."""
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from itm.report.figures.style import COLOURS, legend_beside, logarithmic, looks, panels, words
+from itm.report.figures.style import COLOURS, axis_label, legend_beside, line_styles, logarithmic, panels
 
 _LOGARITHMIC = ("seconds", "eta_lambda_max")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
@@ -32,7 +32,7 @@ def sweep_lines(
     """
     figure, axes = panels(len(values), 0.8 + 4.0 * len(values), 3.6, title)
     groups = [("", frame)] if line is None else [(str(level), rows) for level, rows in frame.groupby(line)]
-    styles = looks(frame["model"].unique())
+    styles = line_styles(frame["model"].unique())
     for value, panel in zip(values, axes, strict=True):
         for (_, group), dash in zip(groups, _DASHES * len(groups), strict=False):
             for model, rows in group.groupby("model"):
@@ -41,12 +41,12 @@ def sweep_lines(
         _mark_stability(panel, value, "y")
         if value in _LOGARITHMIC:
             logarithmic(panel, "y")
-        panel.set_xlabel(words(x))
+        panel.set_xlabel(axis_label(x))
         panel.set_ylabel(_name_of(frame, value))
     handles = [Line2D([], [], label=name, markersize=4, **style) for name, style in styles.items()]
     for (level, _), dash in zip(groups, _DASHES * len(groups), strict=False):
         if line is not None:
-            handles.append(Line2D([], [], color="0.3", linestyle=dash, label=f"{words(line)}: {level}"))
+            handles.append(Line2D([], [], color="0.3", linestyle=dash, label=f"{axis_label(line)}: {level}"))
     legend_beside(axes[-1], handles=handles, handlelength=3)
     return figure
 
@@ -106,7 +106,7 @@ def sweep_dots(
         if value in _LOGARITHMIC:
             logarithmic(panel, "x")
         panel.set_xlabel(_name_of(frame, value))
-    legend_beside(axes[-1], title=words(x))
+    legend_beside(axes[-1], title=axis_label(x))
     return figure
 
 
@@ -159,7 +159,7 @@ def _spread_known(frame: pd.DataFrame, value: str) -> bool:
 def _name_of(frame: pd.DataFrame, value: str) -> str:
     """A value with its unit, and with what its whiskers or bands are."""
     scorers: list[str] = list(frame["scorer"].unique()) if "scorer" in frame else []
-    name = words(value)
+    name = axis_label(value)
     if value == "score" and len(scorers) == 1:
         name = f"{scorers[0]} score" + ", held-out accuracy" * (scorers[0] == "itm")
     return f"{name}\n(mean ± std over seeds)" if _spread_known(frame, value) else name

@@ -11,10 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from itm.report.figures.style import COLOURS, MARKERS, STYLE, blank, legend_beside, panels, words
+from itm.metrics.uncertainty import win_rate
+from itm.report.figures.style import COLOURS, MARKERS, STYLE, axis_label, blank, legend_beside, panels
 
 
-def standing_dots(table: pd.DataFrame, title: str | None = None, chance: float | None = None) -> Figure:
+def benchmark_dots(table: pd.DataFrame, title: str | None = None, chance: float | None = None) -> Figure:
     """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
 
     Args:
@@ -32,14 +33,14 @@ def standing_dots(table: pd.DataFrame, title: str | None = None, chance: float |
         apart = 0.5 * ((i + 0.5) / len(columns) - 0.5)  # equal values stay visible
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axes.plot(table[column], places + apart, linestyle="", markersize=5, label=column, **look)
-    if "low" in table:
+    if "low" in table and table["low"].notna().any():
         axes.hlines(places, table["low"], table["high"], color="0.75", linewidth=5, zorder=1, label="95 % of the mean")
     if "mean" in table:
         axes.plot(table["mean"], places, "|", color="0.2", markersize=14, markeredgewidth=2, label="mean")
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.set_yticks(places, _names(table))
     axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlabel(words("tau_w (scipy)") if "mean" in table else "rank statistic, mean over the datasets")
+    axes.set_xlabel(axis_label("tau_w (scipy)") if "mean" in table else "rank statistic, mean over the datasets")
     legend_beside(axes)
     return figure
 
@@ -94,15 +95,19 @@ def _polygon(axes: Any, row: pd.Series[Any], **look: Any) -> None:
     axes.plot(_angles(len(values)), [*values, values[0]], **look)
 
 
-def subpool_scatter(values: pd.DataFrame, against: str, title: str | None = None) -> Figure:
+def subset_scatter(values: pd.DataFrame, against: str, title: str | None = None) -> Figure:
     """Weighted tau of one scorer against every other on the same sub-pools, a panel each (the paper's Fig. 3).
 
     Args:
-        values: Of :func:`itm.evaluation.benchmark.over_subpools`.
+        values: Of :func:`itm.evaluation.benchmark.subset_taus`.
         against: The scorer on the vertical axis; points above the diagonal are its wins.
         title: Stands above the panels.
     """
-    others = [name for name in values.columns if name != against]
+    others = [name for name in values.columns if name != against] if against in values else []
+    if not others:
+        figure = blank(6.4, 1.2, title)
+        figure.text(0.01, 0.2, f"Nothing to compare {against} with: too few models have every accuracy and score.")
+        return figure
     columns = min(4, len(others))
     rows = math.ceil(len(others) / columns)
     figure = blank(max(4.2, 2.0 * columns), 2.2 * rows + 0.5, title)
@@ -123,6 +128,4 @@ def _duel(axes: Axes, other: pd.Series[Any], own: pd.Series[Any], low: float) ->
     axes.plot([low, 1.05], [low, 1.05], color="0.6", linewidth=0.8)
     axes.plot(other, own, ".", **dots)
     axes.set(xlim=(low, 1.05), ylim=(low, 1.05), aspect="equal")
-    gain = own - other
-    wins = float((gain > 1e-12).mean() + (gain.abs() <= 1e-12).mean() / 2)
-    axes.set_title(f"{own.name} wins {wins:.0%}", fontsize=9)
+    axes.set_title(f"{own.name} wins {win_rate(own, other):.0%}", fontsize=9)

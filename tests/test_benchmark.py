@@ -16,9 +16,9 @@ from itm.evaluation.benchmark import (
     benchmark,
     by_dataset,
     by_metric,
-    over_subpools,
     stability,
     statistics,
+    subset_taus,
     with_priors,
 )
 from itm.report import figures
@@ -87,7 +87,7 @@ def test_two_models_give_no_statistic(rankings):
 
 
 def test_sub_pools_are_all_choices_and_datasets_are_averaged(rankings):
-    values = over_subpools(rankings, 4)
+    values = subset_taus(rankings, 4)
     assert list(values.columns) == ["itm", "logme"]
     expected = []
     for pool in combinations(range(5), 4):
@@ -96,18 +96,18 @@ def test_sub_pools_are_all_choices_and_datasets_are_averaged(rankings):
         taus = [weightedtau(truth, np.array(SCORES[data, "itm"])[rows])[0] for data in ("digits", "elpv")]
         expected.append(np.mean(taus))
     assert sorted(values["itm"]) == pytest.approx(sorted(expected))
-    assert len(over_subpools(rankings, 10)) == 5, "a sub-pool leaves one model out at least"
+    assert len(subset_taus(rankings, 10)) == 5, "a sub-pool leaves one model out at least"
 
 
 def test_a_scorer_with_a_gap_is_left_out(rankings):
     gaps = rankings.copy()
     gaps.loc[(gaps["scorer"] == "logme") & (gaps["model"] == "e"), "score"] = float("nan")
-    values = over_subpools(gaps, 4)
+    values = subset_taus(gaps, 4)
     assert list(values.columns) == ["itm"]
     assert len(values) == 5
     unknown = rankings.copy()
     unknown.loc[unknown["model"] == "e", "true_accuracy"] = float("nan")
-    values = over_subpools(unknown, 3)
+    values = subset_taus(unknown, 3)
     assert list(values.columns) == ["itm", "logme"]
     assert len(values) == 4, "4 choices of 3 of the 4 models with a true accuracy"
 
@@ -130,23 +130,84 @@ def test_priors_stand_among_the_scorers(rankings):
     assert table.loc["itm", "elpv"] == pytest.approx(weightedtau([90, 80, 70, 60, 50], [5, 4, 3, 1, 2])[0])
 
 
-def test_gains_are_those_of_the_same_models(rankings):
+def many(rankings: pd.DataFrame, models: int) -> pd.DataFrame:
+    """The same scorers and datasets with random scores of more models."""
+    rng, facts = np.random.default_rng(0), np.arange(models, dtype=float)
+    rows = [
+        {"dataset": data, "scorer": scorer, "model": f"m{i}", "score": facts[i] + noise[i], "true_accuracy": facts[i]}
+        | {"parameters": -facts[i], "seconds": 1.0}
+        for data, scorer in SCORES
+        for noise in [rng.normal(scale=3 if scorer == "itm" else 9, size=models)]
+        for i in range(models)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_wins_are_those_on_the_same_subsets(rankings):
     table = benchmark(rankings, size=4, against="itm")
-    assert table.loc["itm", ["gain low", "gain high", "itm wins"]].tolist() == [0.0, 0.0, 0.5]
+    assert table.loc["itm", "itm wins"] == 0.5
+    assert table.loc["parameters (prior)", "itm wins"] == 1.0
+    values = subset_taus(rankings, 4)
+    assert table.loc["logme", "itm wins"] == np.mean(values["itm"] > values["logme"])
+
+
+def test_gains_are_those_of_the_same_models(rankings):
+    table = benchmark(many(rankings, 10), size=9, against="itm")
+    assert table.loc["itm", ["gain low", "gain high"]].tolist() == [0.0, 0.0]
     prior = table.loc["parameters (prior)"]
-    assert prior[["low", "high", "itm wins"]].tolist() == [-1.0, -1.0, 1.0]
+    assert prior[["low", "high"]].tolist() == [-1.0, -1.0]
     own = table.loc["itm"]
     assert prior[["gain low", "gain high"]].tolist() == pytest.approx([own["low"] + 1, own["high"] + 1])
-    wins = np.mean(over_subpools(rankings, 4)["itm"] > over_subpools(rankings, 4)["logme"])
-    assert table.loc["logme", "itm wins"] == wins
+
+
+def test_fewer_than_ten_models_have_no_bootstrap_interval(rankings):
+    table = benchmark(rankings, size=4, against="itm")
+    assert table[["low", "high", "gain low", "gain high"]].isna().all(axis=None)
+    assert table.loc["itm", ["pool low", "pool high"]].notna().all()
+    legend = figures.benchmark_dots(table).axes[0].get_legend()
+    assert "95 % of the mean" not in [text.get_text() for text in legend.get_texts()]
 
 
 def test_a_scorer_with_a_gap_has_no_interval(rankings):
-    gaps = rankings[(rankings["scorer"] != "logme") | (rankings["model"] != "e")]
-    table = benchmark(gaps, size=4, against="itm")
-    assert table.loc["logme", "models"] == 4
+    complete = many(rankings, 11)
+    gaps = complete[(complete["scorer"] != "logme") | (complete["model"] != "m5")]
+    table = benchmark(gaps, size=10, against="itm")
+    assert table.loc["logme", "models"] == 10
     assert table.loc["logme", ["low", "high", "pool low", "itm wins", "gain low"]].isna().all()
     assert table.loc["itm", ["low", "high", "pool low"]].notna().all()
+
+
+def test_a_missing_true_accuracy_leaves_the_model_out_of_the_subsets(rankings):
+    unknown = rankings.copy()
+    unknown.loc[(unknown["model"] == "e") & (unknown["dataset"] == "elpv"), "true_accuracy"] = float("nan")
+    values = subset_taus(unknown, 3)
+    assert list(values.columns) == ["itm", "logme"]
+    assert len(values) == 4, "choices of 3 of the 4 models with a true accuracy on both datasets"
+    table = benchmark(unknown, size=3, against="itm")
+    assert table.loc["itm", ["digits", "elpv"]].tolist() == pytest.approx(
+        [1.0, weightedtau([90, 80, 70, 60], [5, 4, 3, 1])[0]]
+    )
+    assert table.loc["logme", "itm wins"] == np.mean(values["itm"] > values["logme"])
+
+
+@pytest.mark.parametrize("table", ["datasets", "metrics", "subpools", "benchmark"])
+def test_a_multirun_ends_with_a_table_where_no_model_is_known_everywhere(table, tmp_path, rankings, capsys):
+    unknown = rankings.copy()
+    known = {"digits": {"a", "b", "c"}, "elpv": {"c", "d", "e"}}
+    outside = [model not in known[data] for model, data in zip(unknown["model"], unknown["dataset"], strict=True)]
+    unknown.loc[outside, "true_accuracy"] = float("nan")
+    for job, (data, rows) in enumerate(unknown.groupby("dataset")):
+        (tmp_path / str(job) / ".hydra").mkdir(parents=True)
+        (tmp_path / str(job) / ".hydra" / "overrides.yaml").write_text(f"- data.name={data}\n")
+        rows.drop(columns="dataset").assign(rank=1, std=float("nan")).to_csv(
+            tmp_path / str(job) / "ranking.csv", index=False
+        )
+        compared = pd.DataFrame({"scorer": ["itm", "logme"], "prior": False, "tau_w": 0.5, "regret": 0.0, "models": 3})
+        compared.to_csv(tmp_path / str(job) / "comparison.csv", index=False)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}})
+    Standings("main", table, size=4).on_multirun_end(config)
+    assert (tmp_path / "main.csv").is_file()
+    assert (tmp_path / "main.png").is_file()
 
 
 @pytest.mark.parametrize("table", ["datasets", "metrics", "subpools", "benchmark"])
@@ -193,11 +254,11 @@ def test_without_true_accuracies_it_says_what_is_missing(tmp_path, rankings, cap
 
 def test_figures_name_every_scorer(comparisons, rankings):
     table = by_dataset(comparisons, rankings)
-    labels = [text.get_text() for text in figures.standing_dots(table).axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in figures.benchmark_dots(table).axes[0].get_yticklabels()]
     assert labels == list(table.index)
     legend = [text.get_text() for text in figures.radar(table).axes[0].get_legend().get_texts()]
     assert legend == list(table.index)
-    panels = figures.subpool_scatter(over_subpools(rankings, 4), "itm").axes
+    panels = figures.subset_scatter(subset_taus(rankings, 4), "itm").axes
     assert [axes.get_xlabel() for axes in panels] == ["tau_w of logme"]
     assert [axes.get_title() for axes in panels] == ["itm wins 100%"]
 
