@@ -10,6 +10,7 @@ from PIL import Image
 
 from itm.core.errors import DataError
 from itm.data import decode as images
+from itm.data.files import display
 from itm.data.decode import as_rgb, decode
 
 RED = (255, 0, 0)
@@ -202,4 +203,4 @@ def test_huge_images_do_not_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_names_of_any_bytes_can_be_printed() -> None:
     path = Path("caf\udce9/größe.png")  # a Latin-1 name, as Python keeps it
-    assert images.display(path).encode() == "caf\\xe9/größe.png".encode()
+    assert display(path).encode() == "caf\\xe9/größe.png".encode()

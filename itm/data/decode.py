@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,106 +10,118 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from itm.core.errors import DataError
+from itm.data.files import check_regular, display
+from itm.data.stored import ORIENTATION_TAG, Stored, read
+from itm.data.value_range import PLAIN, PixelSettings, choose_range, to_bytes
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
-"""Endings, in lower or upper case, of the files that count as images in a folder."""
+MOST_STRETCHED = 50
+"""Of an image more than this many times as long as wide, the middle is shown: resizing its short side to a network's
+input would make the long one take gigabytes, of which a centre crop keeps the middle."""
+
+REFUSED_STRETCHED = 100_000
+"""An image more than this many times as long as wide is refused."""
+
+_STRIP = 256  # rows that are converted at a time, so that a large image is in memory once, not four times
 
 # Pillow warns at every image above its mark; such images are shrunk or refused by name here. The filter is set once:
 # changing it around each image would make Python forget which other warnings it has shown, and is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(path: Path) -> Image.Image:
+def decode(path: Path, pixels: PixelSettings = PLAIN) -> Image.Image:
     """Decode one image file.
 
     Orientation from EXIF is applied; palette, alpha, grey, 1-bit, CMYK, 16-bit and floating-point images become 8-bit
-    RGB (see :func:`as_rgb`); colour profiles are ignored; of several frames the first is taken. Images above
-    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 megapixels, decoded 0.3 GB) are too large for a worker's memory: a JPEG of up to
-    twice as many pixels is decoded at half its width and height, which no backbone's input size can tell, anything
-    else is refused.
+    RGB; colour profiles are ignored; of several frames the first is taken. Values wider than 8 bits are scaled from
+    ``pixels.range`` to 0 to 255, or from a range chosen from the image alone
+    (:func:`itm.data.value_range.choose_range`).
+
+    Images above ``PIL.Image.MAX_IMAGE_PIXELS`` (89 megapixels, decoded 0.3 GB; a third as many for colours of 16 bits)
+    are too large for a worker's memory: a JPEG of up to twice as many pixels is decoded at half its width and height,
+    which does not show at a network's input size, anything else is refused. An image more than 50 times as long as
+    wide is cut to its middle.
 
     Args:
         path: The file.
+        pixels: The range of values, and the bands of multi-band images.
 
     Returns:
         The image, mode ``"RGB"``, its own size.
 
     Raises:
-        DataError: If the file is missing, truncated, too large or no image; the message names it.
+        DataError: If the file is missing, truncated, too large or not an image; the message names it.
     """
+    path = Path(path)
     try:
-        with Image.open(path) as image:
-            _shrink(image)
-            image.load()
-            return as_rgb(image)
+        check_regular(path)
+        found = read(path, pixels.bands)
+        return as_rgb(found) if isinstance(found, Image.Image) else _from_values(found, pixels)
     except Exception as error:  # damaged files make decoders raise nearly anything, from OSError to struct.error
         raise DataError(f"{display(path)}: not readable as an image ({_reason(error)}).") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded image of any mode into upright 8-bit RGB.
-
-    Wider numbers than bytes are scaled, never clipped: 16-bit grey (and 32-bit grey that fits) by 255/65535, floating
-    point in 0 to 1 by 255, in 0 to 255 not at all; any other range is stretched from its minimum to its maximum.
+    """Turn a decoded 8-bit image of any mode into upright RGB, cut to its middle where it is extremely long.
 
     Args:
         image: The image, loaded; it may be changed.
 
     Raises:
-        DataError: If a floating-point image holds no finite value.
-        ValueError: If Pillow knows no way from the image's mode to RGB.
+        DataError: If the image is too long to be cut.
+        ValueError: If Pillow cannot convert the image's mode to RGB.
     """
     with suppress(Exception):  # a viewer shows an image with broken EXIF as it is stored
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _bytes_of(image).convert("RGB")
-    if image.has_transparency_data:
+    box = _middle(*image.size)
+    if box is not None:
+        image = image.crop(box)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    shown = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
         # Pillow reaches RGBA from its two-band modes by way of LA only.
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+        rgba = (strip.convert("LA") if image.mode == "La" else strip).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        shown.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
+    return shown
 
 
-def display(path: Path) -> str:
-    """The path as text that can always be printed, whatever bytes its name is made of."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def _from_values(stored: Stored, pixels: PixelSettings) -> Image.Image:
+    values, alpha = stored.values, stored.alpha
+    box = _middle(values.shape[1], values.shape[0])
+    if box is not None:
+        left, top, right, bottom = box
+        values = values[top:bottom, left:right]
+        alpha = None if alpha is None else alpha[top:bottom, left:right]
+    if values.dtype == np.uint8:
+        shown = values.copy()
+    else:
+        if not np.isfinite(values).any():
+            raise DataError("it holds no finite value")
+        span = (pixels.range[0], pixels.range[1]) if pixels.range else choose_range(stored.sample())
+        shown = np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), _STRIP):
+            rows = slice(start, start + _STRIP)
+            shown[rows] = to_bytes(values[rows], span, stored.nodata)
+    image = Image.fromarray(shown)
+    if alpha is not None:
+        image = image.convert("RGB")
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    image.getexif()[ORIENTATION_TAG] = stored.orientation
+    return as_rgb(image)
 
 
-def content(path: Path) -> bytes:
-    """The sha256 of a file's bytes; ``b"unreadable"`` where they cannot be read, which :func:`decode` then reports."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return b"unreadable"
-
-
-def _shrink(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or image.width * image.height <= limit:
-        return
-    size = f"{image.width} x {image.height}"
-    image.draft(None, (image.width // 2, image.height // 2))  # does nothing where the format cannot
-    if image.width * image.height > limit:
-        raise DataError(f"{size} pixels are more than the {limit / 1e6:.0f} million that are decoded; make it smaller")
-
-
-def _bytes_of(image: Image.Image) -> Image.Image:
-    values = np.array(image, dtype=np.float32)
-    if isinstance(clear := image.info.get("transparency"), int):
-        values[values == clear] = 65535
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise DataError("it holds no finite value")
-    low, high = float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
-    values = np.clip(np.nan_to_num(values, nan=low), low, high) if not finite.all() else values
-    units = (1, 255, 65535) if image.mode == "F" else (65535,)
-    unit = next((unit for unit in units if low >= 0 and high <= unit), None)
-    scaled = values * (255 / unit) if unit else (values - low) * (255 / (high - low or 1))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+def _middle(width: int, height: int) -> tuple[int, int, int, int] | None:
+    """Box of the part that is kept of an extremely long image; None where all of it is."""
+    short, long = min(width, height), max(width, height)
+    if long > short * REFUSED_STRETCHED:
+        raise DataError(f"{width} x {height} pixels are longer than {REFUSED_STRETCHED:,} times the short side")
+    if long <= short * MOST_STRETCHED:
+        return None
+    kept = short * MOST_STRETCHED
+    start = (long - kept) // 2
+    return (start, 0, start + kept, height) if width > height else (0, start, width, start + kept)
 
 
 def _reason(error: Exception) -> str:
@@ -119,4 +129,4 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if "cannot identify" in str(error):
         return "no known image format"
-    return str(error).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

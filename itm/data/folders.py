@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +15,12 @@ from numpy.typing import NDArray
 
 from itm.core.errors import DataError
 from itm.core.splits import split_indices
-from itm.data.decode import SUFFIXES, display
+from itm.data.files import SUFFIXES, display, quoted
+from itm.data.layout import Splits, find_splits
+from itm.data.walk import find_images, subfolders
 
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")
-"""Names of split folders in either case; the first that exists is taken."""
+_LABEL_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+_log = logging.getLogger(__name__)
 
 
 class Listing(NamedTuple):
@@ -27,25 +30,37 @@ class Listing(NamedTuple):
         items: Image files, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
         labels: Class of each item, an index into ``classes``.
         classes: Names of the classes.
+        left_out: Number of files that are not images, by their ending.
     """
 
     items: Sequence[Path] | NDArray[np.uint8]
     labels: Sequence[int]
     classes: Sequence[str]
+    left_out: Mapping[str, int] = Counter()
 
     def take(self, indices: Sequence[int]) -> Listing:
-        """The listing of some of the items."""
+        """Return the listing of some of the items."""
         items = self.items[indices] if isinstance(self.items, np.ndarray) else [self.items[i] for i in indices]
-        return Listing(items, [self.labels[i] for i in indices], self.classes)
+        return self._replace(items=items, labels=[self.labels[i] for i in indices])
+
+
+class _Classes(NamedTuple):
+    """Image files by class; folders whose names differ in Unicode normalisation alone are one class."""
+
+    files: Mapping[str, list[Path]]
+    left_out: Counter[str]
 
 
 def read_folder(root: Path, split: str, seed: int) -> Listing:
     """List one split of an image folder.
 
-    Either ``root`` holds ``train/`` and one of ``test/`` and ``val/`` (``test/`` counts if both are there), each with
-    a folder per class, or it holds the class folders themselves, of which a seeded, stratified fifth becomes the test
-    split. Images may lie at any depth below their class folder; files that are hidden or no images, and files
-    outside class folders, are passed over.
+    Either ``root`` holds a training folder and a held-out one, each with a folder per class, or it holds the class
+    folders themselves, of which a seeded, stratified fifth becomes the test split. Split folders are recognised by
+    their names (:func:`itm.data.layout.find_splits`); of several held-out ones, ``test/`` is preferred, and one
+    without labels is passed over. If none has labels, a seeded fifth of the training folder is held out.
+
+    Images may lie at any depth below their class folder, also behind links to folders. Hidden files, those of the
+    system and files outside class folders are left out.
 
     Args:
         root: The folder.
@@ -56,13 +71,17 @@ def read_folder(root: Path, split: str, seed: int) -> Listing:
         DataError: If there are not two classes with images, a training class is empty, the test images show a class
             that the training images do not, or a folder cannot be read.
     """
-    children = {child.name.casefold(): child for child in _folders(root)}
-    train, test = (next((children[name] for name in names if name in children), None) for names in (TRAIN, TEST))
-    if train is None or test is None:
+    splits = find_splits(subfolders(root))
+    if splits is None or (not splits.held_out and not _is_split(root, splits.train)):
         return seeded_part(list_classes(root), split, seed)
-    training = list_classes(train)
-    held_out = _list_test(test, training.classes, train)
-    return training if split == "train" else held_out
+    training = list_classes(splits.train)
+    held_out = _held_out(splits, training.classes)
+    if held_out is None:
+        return seeded_part(training, split, seed)
+    left_out = Counter(training.left_out) + held_out.left_out
+    if split == "train":
+        return training._replace(left_out=left_out)
+    return _listing(held_out, training.classes)._replace(left_out=left_out)
 
 
 def list_classes(root: Path, exclude: Collection[str] = ()) -> Listing:
@@ -70,26 +89,29 @@ def list_classes(root: Path, exclude: Collection[str] = ()) -> Listing:
 
     Args:
         root: A folder of class folders.
-        exclude: Names of folders that are no class.
+        exclude: Names of folders that are not classes.
 
     Raises:
         DataError: If there are fewer than two class folders, one holds no image, or one cannot be read.
     """
-    folders = [folder for folder in _folders(root) if folder.name not in exclude]
-    if not folders:
-        raise DataError(f"{display(root)}: no class folder in it; images must lie in one folder per class.")
-    files = {folder: _images(folder) for folder in folders}
-    if empty := [display(Path(folder.name)) for folder, images in files.items() if not images]:
+    found = _classes(root, exclude)
+    if not found.files:
         raise DataError(
-            f"{display(root)}: no image in {_names(empty)}; remove what is no class, or add images "
-            f"({', '.join(sorted(SUFFIXES))})."
+            f"{display(root)}: no class folder in it; images must lie in one folder per class.{_label_files(root)}"
         )
-    if len(folders) == 1:
+    if empty := [name for name, images in found.files.items() if not images]:
         raise DataError(
-            f"{display(root)}: a ranking needs at least two classes, found only {display(Path(folders[0].name))!r}. "
-            f"The folder must hold one folder per class, or train/ and test/ (or val/) with one folder per class each."
+            f"{display(root)}: no image in {quoted(empty)}; remove folders that are not classes, or add images "
+            f"({', '.join(sorted(SUFFIXES))})." + (f" {describe_left_out(found.left_out)}" if found.left_out else "")
         )
-    return _listing(files, [display(Path(folder.name)) for folder in folders])
+    if missing := [name for name in found.files if name.strip().casefold() in ("", "nan")]:
+        raise DataError(
+            f"{display(root)}: the class folder {quoted(missing)} is named as a missing label; rename it, or remove it "
+            "if its images have no label."
+        )
+    if len(found.files) == 1:
+        raise _one_class(root, next(iter(found.files)))
+    return _listing(found, list(found.files))
 
 
 def seeded_part(listing: Listing, split: str, seed: int, train_fraction: float = 0.8) -> Listing:
@@ -98,45 +120,101 @@ def seeded_part(listing: Listing, split: str, seed: int, train_fraction: float =
     return listing.take((train if split == "train" else test).tolist())
 
 
-def _list_test(root: Path, classes: Sequence[str], train: Path) -> Listing:
-    files = {folder: images for folder in _folders(root) if (images := _images(folder))}
-    unseen = [name for folder in files if (name := display(Path(folder.name))) not in classes]
-    if unseen:
-        raise DataError(f"{display(root)}: classes {_names(unseen)} are not in {display(train)}; both need one name.")
-    if not files:
-        raise DataError(f"{display(root)}: no image in any class folder.")
-    return _listing(files, classes)
+def _is_split(root: Path, train: Path) -> bool:
+    """Whether a training folder without a held-out one beside it is a split, not a class of trains.
+
+    Raises:
+        DataError: If it looks as a split does, and other folders lie beside it.
+    """
+    if len(subfolders(train)) < 2 or any(path.suffix.lower() in SUFFIXES for path in train.iterdir()):
+        return False
+    others = [display(Path(folder.name)) for folder in subfolders(root) if folder != train]
+    if others:
+        raise DataError(
+            f"{display(root)}: {display(Path(train.name))}/ holds class folders as a training split does, but none of "
+            f"{quoted(others)} is named as a held-out split. Rename the held-out one to val or test, or give "
+            f"data={display(train)}; if it is a class of trains, rename it."
+        )
+    return True
 
 
-def _listing(files: dict[Path, list[Path]], classes: Sequence[str]) -> Listing:
+def _held_out(splits: Splits, classes: Sequence[str]) -> _Classes | None:
+    """Images of the first held-out folder with labels; None if their images have none.
+
+    Raises:
+        DataError: If a class of it is unknown, or no held-out folder holds an image.
+    """
+    unlabelled = False
+    for folder in splits.held_out:
+        found = _classes(folder, ())
+        files = {name: images for name, images in found.files.items() if images}
+        unseen = [name for name in files if name not in classes]
+        if len(files) == 1 and unseen:  # test/images/ or test/unknown/, as competitions give it
+            unlabelled = True
+        elif files and unseen:
+            raise DataError(
+                f"{display(folder)}: classes {quoted(unseen)} are not in {display(splits.train)}; both need one name."
+            )
+        elif files:
+            return _Classes(files, found.left_out)
+        unlabelled |= any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    names = quoted(display(Path(folder.name)) for folder in splits.held_out)
+    if splits.held_out and not unlabelled:
+        raise DataError(f"{display(splits.held_out[0])}: no image in any class folder.")
+    if splits.held_out:
+        _log.warning(
+            "%s: %s has no class folders; a seeded fifth of %s is held out.",
+            display(splits.train.parent), names, display(Path(splits.train.name)),
+        )  # fmt: skip
+    return None
+
+
+def _classes(root: Path, exclude: Collection[str]) -> _Classes:
+    files: dict[str, list[Path]] = {}
+    left_out: Counter[str] = Counter()
+    for folder in subfolders(root):
+        if folder.name in exclude:
+            continue
+        images, others = find_images(folder)
+        # macOS writes é as two characters, other systems as one
+        name = unicodedata.normalize("NFC", display(Path(folder.name)))
+        files[name] = files.get(name, []) + images
+        left_out += others
+    return _Classes(files, left_out)
+
+
+def _listing(found: _Classes, classes: Sequence[str]) -> Listing:
     index = {name: label for label, name in enumerate(classes)}
-    labels = [index[display(Path(folder.name))] for folder, images in files.items() for _ in images]
-    return Listing([image for images in files.values() for image in images], labels, classes)
+    labels = [index[name] for name, images in found.files.items() for _ in images]
+    return Listing([image for images in found.files.values() for image in images], labels, classes, found.left_out)
 
 
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{display(root)}: the folder cannot be read ({error.strerror}).") from error
+def _one_class(root: Path, name: str) -> DataError:
+    inner = root / name
+    deeper = len(subfolders(inner)) >= 2 if inner.is_dir() else False
+    advice = (
+        f"If the classes are one folder deeper, give data={display(inner)}."
+        if deeper
+        else "The folder must hold one folder per class, or train/ and test/ (or val/) with one folder per class each."
+    )
+    labels = _label_files(root) or (_label_files(inner) if inner.is_dir() else "")
+    return DataError(f"{display(root)}: a ranking needs at least two classes, found only {name!r}. {advice}{labels}")
 
 
-def _images(folder: Path) -> list[Path]:
-    found = []
-    try:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            images = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-            found += [Path(parent, name) for name in images]
-    except OSError as error:
-        raise DataError(f"{display(folder)}: the folder cannot be read ({error.strerror}).") from error
-    return sorted(found)
+def _label_files(folder: Path) -> str:
+    """Advice on a file of labels beside the images, or an empty text."""
+    found = sorted(display(Path(path.name)) for path in folder.iterdir() if path.suffix.lower() in _LABEL_FILES)
+    if not found:
+        return ""
+    return (
+        f" Files of labels such as {found[0]} (CSV, JSON, Parquet) are not read: move or link each image into a "
+        "folder named as its label."
+    )
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(name) for name in names[:5]) + more
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """Return one sentence on the files that are not read as images, by their ending: ``left out: 12 .heic ...``."""
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(left_out.items(), key=lambda item: -item[1]))
+    heif = not {".heic", ".heif"}.isdisjoint(left_out)
+    advice = "; pip install 'itm[heif]' reads .heic and .heif" if heif else ""
+    return f"left out: {counts} (not read as images{advice})."

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,10 +23,16 @@ from torch.utils.data import Dataset
 from itm.core.errors import DataError, SettingError, unknown
 from itm.core.splits import stratified_sample
 from itm.data.catalog import CATALOG
-from itm.data.decode import as_rgb, content, decode, display
-from itm.data.folders import read_folder
+from itm.data.dataset_range import choose_pixels
+from itm.data.decode import as_rgb, decode
+from itm.data.files import UNREADABLE, content, display, printable
+from itm.data.folders import Listing, describe_left_out, read_folder
+from itm.data.value_range import PLAIN, PixelSettings
 
 SPLITS = ("train", "test")
+
+_CATALOGUE = "catalog:"  # before a name: the dataset of the catalogue, also where a folder has its name
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +47,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         items: Image files, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
         license: Licence or terms of the images.
         groups: Group of each image, int64, ``[N]``; images of one group stay together when a split is drawn.
+        pixels: The range of values and the bands that are shown; nothing set for plain 8-bit images.
     """
 
     name: str
@@ -47,6 +57,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
     items: tuple[Path, ...] | NDArray[np.uint8]
     license: str = "not stated"
     groups: Tensor | None = None
+    pixels: PixelSettings = PLAIN
 
     def __repr__(self) -> str:
         return f"ImageSet({self.name!r}, {self.split!r}, {len(self)} images, {len(self.classes)} classes)"
@@ -64,18 +75,18 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
             The image, mode ``"RGB"``, its own size.
 
         Raises:
-            DataError: If its file is missing, truncated, too large or no image; the message names it.
+            DataError: If its file is missing, truncated, too large or not an image; the message names it.
         """
         item = self.items[index]
-        return decode(item) if isinstance(item, Path) else as_rgb(Image.fromarray(item))
+        return decode(item, self.pixels) if isinstance(item, Path) else as_rgb(Image.fromarray(item))
 
     def path(self, index: int) -> str:
-        """The image's file, or where it stands in a dataset without files, as text for messages."""
+        """Return the image's file, or its position in a dataset without files, as text for messages."""
         item = self.items[index]
         return display(item) if isinstance(item, Path) else f"{self.name}/{self.split}[{index}]"
 
     def select(self, indices: Sequence[int] | Tensor) -> ImageSet:
-        """The set of some of the images, in the order of ``indices``; the classes stay as they are."""
+        """Return the set of some of the images, in the order of ``indices``; the classes do not change."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         items = self.items
         return replace(
@@ -90,8 +101,8 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         """Identity of the images, labels and groups in their order: a sha256 in hexadecimal.
 
         The content of every file counts, its name, folder and time do not, so a dataset that was moved or copied keeps
-        its fingerprint and one altered byte changes it. Every file is read once, which takes as long as the disk takes.
-        A file that cannot be read counts as such; :meth:`image` names it.
+        its fingerprint and one altered byte changes it. A range of values and bands count where they are set. Every
+        file is read once. A file that cannot be read counts as such; :meth:`image` names it.
         """
         digest = hashlib.sha256()
         for values in (self.labels, torch.empty(0) if self.groups is None else self.groups):
@@ -99,15 +110,30 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         if isinstance(self.items, np.ndarray):
             digest.update(str(self.items.shape).encode() + np.ascontiguousarray(self.items).tobytes())
         else:
-            with ThreadPoolExecutor() as pool:
-                for part in pool.map(content, self.items):
-                    digest.update(part)
+            for part in self.digests:
+                digest.update(part)
+        if self.pixels != PLAIN:  # fingerprints of 8-bit images are older than these settings
+            digest.update(json.dumps([self.pixels.range, self.pixels.bands]).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """The sha256 of each image's file or pixels; ``b"unreadable"`` for a file that cannot be read."""
+        if isinstance(self.items, np.ndarray):
+            return tuple(hashlib.sha256(item.tobytes()).digest() for item in self.items)
+        with ThreadPoolExecutor() as pool:
+            return tuple(pool.map(content, self.items))
+
+
+def count_shared(train: ImageSet, test: ImageSet) -> int:
+    """Count the test images that are identical, byte by byte, to a training image."""
+    known = set(train.digests) - {UNREADABLE}
+    return sum(digest in known for digest in test.digests)
 
 
 def default_root() -> Path:
-    """Where datasets are kept unless ``data.root`` says otherwise: ``$ITM_HOME/data``, or ``~/.cache/itm/data``."""
-    return Path(os.environ.get("ITM_HOME", "~/.cache/itm")).expanduser() / "data"
+    """Return where datasets are kept unless ``data.root`` is set: ``$ITM_HOME/data``, or ``~/.cache/itm/data``."""
+    return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser() / "data"
 
 
 def load_images(
@@ -117,41 +143,78 @@ def load_images(
     root: str | os.PathLike[str] | None = None,
     seed: int = 0,
     limit: int | None = None,
+    range: Sequence[float] | None = None,
+    bands: Sequence[int] | None = None,
 ) -> ImageSet:
     """Find the labelled images of one split of a dataset.
 
-    Nothing is decoded here. A name of the table (:data:`itm.data.catalog.CATALOG`) goes before a folder of the same
-    name; ``./name`` means the folder.
+    Only images with values wider than 8 bits are decoded here, a seeded sample of the training split: both splits
+    share the range that it gives (:func:`itm.data.value_range.choose_range`).
 
     Args:
-        data: A dataset's name, or a folder: ``train/`` beside ``test/`` or ``val/`` with a folder per class each, or
-            the class folders themselves (see :func:`itm.data.folders.read_folder`).
+        data: A dataset's name (:data:`itm.data.catalog.CATALOG`), or a folder: a training folder beside a held-out one
+            with a folder per class each, or the class folders themselves (:func:`itm.data.folders.read_folder`).
+            ``./name`` means the folder and ``catalog:name`` the dataset where both exist.
         split: ``"train"`` or ``"test"``.
         root: Folder of the downloaded datasets, in torchvision's layout; by default :func:`default_root`.
         seed: Decides the split where the dataset has no official one, and which images ``limit`` keeps.
         limit: Keep this many images, drawn in proportion to the classes with one of each at least, two where they fit.
+        range: The values that appear as black and as white in images wider than 8 bits; None chooses them.
+        bands: The bands of multi-band images that appear as red, green and blue, or one as grey, counted from 1.
 
     Raises:
-        SettingError: If the name or the split is unknown, or ``limit`` is smaller than the number of classes.
-        DataError: If the images are not there and cannot be fetched, or do not show two classes.
+        SettingError: If the name, the split, the range or the bands are invalid, the name means both a dataset and a
+            folder, or ``limit`` is smaller than the number of classes.
+        DataError: If the images are missing and cannot be fetched, or do not show two classes.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    name, folder = os.fspath(data), Path(data).expanduser()
-    if name in CATALOG:
+    pixels = PixelSettings(range, bands)
+    name, folder = os.fspath(data), _folder(data)
+    if name.removeprefix(_CATALOGUE) in CATALOG:
+        if pixels != PLAIN:
+            raise SettingError(f"data.range and data.bands are for folders; the images of data={name} need neither.")
+        if name in CATALOG and folder is not None:
+            raise SettingError(
+                f"data={name}: both a dataset of the catalogue and the folder {display(folder.resolve())}; write "
+                f"data=./{name} for the folder or data={_CATALOGUE}{name} for the dataset."
+            )
+        name = name.removeprefix(_CATALOGUE)
+        listing = _from_catalogue(name, default_root() if root is None else Path(root).expanduser(), split, seed)
         license_ = CATALOG[name].license
-        try:
-            listing = CATALOG[name].read(default_root() if root is None else Path(root).expanduser(), split, seed)
-        except DataError as error:
-            raise DataError(f"data={name}: {error}") from error
-    elif name and folder.is_dir():
-        name, license_ = display(Path(folder.resolve().name)), "not stated"
+    elif folder is not None:
+        name, license_ = display(Path(folder.resolve().name)) or "root", "not stated"
         listing = read_folder(folder, split, seed)
+        training = listing if split == "train" else read_folder(folder, "train", seed)
+        if split == "train" and listing.left_out:
+            _log.warning("data=%s: %s", name, describe_left_out(listing.left_out))
+        pixels = choose_pixels(name, training, pixels, seed, announce=split == "train")
     else:
-        raise _not_found(name, folder)
+        raise _not_found(name)
     items = listing.items if isinstance(listing.items, np.ndarray) else tuple(listing.items)
     labels = torch.tensor(listing.labels, dtype=torch.int64)
-    return _limit(ImageSet(name, split, tuple(listing.classes), labels, items, license_), limit, seed)
+    images = ImageSet(name, split, tuple(listing.classes), labels, items, license_, pixels=pixels)
+    return _limit(images, limit, seed)
+
+
+def _folder(data: str | os.PathLike[str]) -> Path | None:
+    """Return the folder, in the Unicode normalisation that the disk has; None if there is none."""
+    text = os.fspath(data)
+    for name in dict.fromkeys((text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))):
+        try:
+            folder = Path(name).expanduser()
+            if name and folder.is_dir():
+                return folder
+        except (OSError, RuntimeError, ValueError):  # too long a name, an unknown user, a zero byte
+            continue
+    return None
+
+
+def _from_catalogue(name: str, root: Path, split: str, seed: int) -> Listing:
+    try:
+        return CATALOG[name].read(root, split, seed)
+    except DataError as error:
+        raise DataError(f"data={name}: {error}") from error
 
 
 def _limit(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
@@ -166,9 +229,16 @@ def _limit(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
     return images if limit >= len(images) else images.select(stratified_sample(images.labels, limit, seed))
 
 
-def _not_found(name: str, folder: Path) -> SettingError | DataError:
-    if folder.is_file():
-        return DataError(f"data={name}: this is a file; expected a folder with one folder of images per class.")
-    if os.sep in name or "/" in name:
-        return DataError(f"data={name}: no such folder. Expected a folder of images, or one of {', '.join(CATALOG)}.")
-    return SettingError(f"{unknown('data', name, CATALOG)} There is no folder of that name either.")
+def _not_found(name: str) -> SettingError | DataError:
+    shown = printable(name)
+    if os.path.lexists(name.replace("\0", "")) and name:
+        return DataError(
+            f"data={shown}: this is a file; expected a folder with one folder of images per class. Label files (CSV, "
+            "JSON, Parquet) are not read: move or link each image into a folder named as its label."
+        )
+    if "/" not in name and "\\" not in name:
+        return SettingError(f"{unknown('data', shown, CATALOG)} There is no folder of that name either.")
+    foreign = "\\" in name and os.sep == "/"
+    advice = " Write / between folders: on this system a backslash is part of a name." if foreign else ""
+    known = ", ".join(CATALOG)
+    return DataError(f"data={shown}: no such folder.{advice} Expected a folder of images, or one of {known}.")
