@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from itm.core.errors import DataError, FeatureError, SettingError
 from itm.core.features import Features
-from itm.data.image_set import default_root, load_images
+from itm.data.image_set import ImageSet, count_shared, default_root, load_images
 from itm.groundtruth.datamodule import TransferData
 
 
@@ -136,6 +137,60 @@ def test_limit(image_folder: Path) -> None:
     assert torch.bincount(first.labels).tolist() == [3] * 10
 
 
+def test_a_name_of_both_a_folder_and_a_dataset_is_refused(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree((f"{name}/{i}.png" for name in ("mine", "yours") for i in range(3)), root="digits")
+    monkeypatch.chdir(root.parent)
+    with pytest.raises(SettingError, match=r"data=digits: both .*data=\./digits .*data=catalog:digits"):
+        load_images("digits")
+    assert load_images("./digits").classes == load_images(root).classes == ("mine", "yours")
+    dataset = load_images("catalog:digits")
+    assert (dataset.name, len(dataset.classes)) == ("digits", 10)
+
+
+@pytest.mark.parametrize("name", ["mit Leerzeichen ", "größe", "日本", "a\\b", "it's", "{x}", "a=b", "2024"])
+def test_folders_of_any_name_are_found(tree: Tree, name: str) -> None:
+    root = tree((f"{kind}/{i}.png" for kind in "ab" for i in range(3)), root=name)
+    for typed in (str(root), f"{root}/", f"{root}//"):
+        assert load_images(typed).name == name
+
+
+def test_folder_names_of_another_normalisation_are_found(tree: Tree) -> None:
+    root = tree((f"{kind}/{i}.png" for kind in "ab" for i in range(3)), root=unicodedata.normalize("NFD", "café"))
+    assert load_images(unicodedata.normalize("NFC", str(root))).classes == ("a", "b")
+
+
+def test_files_that_are_not_read_are_mentioned_once(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(3):
+        (image_folder / f"ant/{i}.dcm").write_bytes(b"DICM")
+    load_images(image_folder)
+    load_images(image_folder, "test")
+    assert [message for message in caplog.messages if "left out" in message] == [
+        "data=images: left out: 3 .dcm (not read as images)."
+    ]
+
+
+def test_pixels_and_files_that_both_splits_share_are_counted(tree: Tree) -> None:
+    root = tree(f"{part}/{name}/{i}.png" for part in ("train", "val") for name in "ab" for i in range(3))
+    train, test = load_images(root), load_images(root, "test")
+    assert count_shared(train, test) == 0
+    shutil.copy(root / "train/a/0.png", root / "val/b/new name.png")
+    shutil.copy(root / "train/a/1.png", root / "val/a/1.png")
+    assert count_shared(train, load_images(root, "test")) == 2
+    pixels = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2)
+    sets = [ImageSet("x", "train", ("a", "b"), torch.arange(n) % 2, pixels[part]) for n, part in PARTS]
+    assert count_shared(*sets) == 1
+
+
+PARTS = ((3, slice(3)), (3, slice(2, 5)))
+
+
+def test_missing_files_are_not_shared(tree: Tree, tmp_path: Path) -> None:
+    root = tree("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
+    for part in ("train", "val"):
+        (root / part / "a/gone.png").symlink_to(tmp_path / "nowhere")
+    assert count_shared(load_images(root), load_images(root, "test")) == 0
+
+
 @pytest.mark.parametrize("limit", [2, 0, -1, 2.5, "many", True])
 def test_limit_too_small(image_folder: Path, limit: Any) -> None:
     with pytest.raises(SettingError, match=rf"data\.limit={limit}: .*3 or more.*3 classes of images"):
@@ -148,7 +203,12 @@ def test_limit_too_small(image_folder: Path, limit: Any) -> None:
         ("dgits", "train", SettingError, "data=dgits: .*Did you mean 'digits'.*no folder of that name"),
         ("", "train", SettingError, "data=: not known"),
         ("./digitz", "train", DataError, r"data=\./digitz: no such folder"),
-        (__file__, "train", DataError, "is a file; expected a folder"),
+        (__file__, "train", DataError, "is a file; expected a folder.*Label files .* are not read"),
+        (r"C:\Users\me", "train", DataError, "no such folder. Write / between folders"),
+        ("~nobody-of-this-name/x", "train", DataError, "no such folder"),
+        ("x" * 5000, "train", SettingError, "not known"),
+        ("zero\0byte", "train", SettingError, "not known"),
+        ("caf\udce9/x", "train", DataError, r"data=caf\\xe9/x: no such folder"),
         ("digits", "val", SettingError, "split=val: .*test, train"),
     ],
 )

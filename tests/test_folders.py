@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from conftest import Tree
 
 from itm.core.errors import DataError
-from itm.data.folders import read_folder
+from itm.data.folders import describe_left_out, read_folder
 
 
 def names(root: Path, split: str, seed: int = 0) -> dict[str, list[str]]:
@@ -41,6 +42,18 @@ def test_a_class_with_one_image_trains(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("train", "others", "used"),
     [
+        ("train", ["dev"], "dev"),
+        ("train", ["eval"], "eval"),
+        ("train", ["validation", "dev"], "validation"),
+        ("TRAIN", ["Hold-Out"], "Hold-Out"),
+        ("train_images", ["val_images"], "val_images"),
+        ("seg_train", ["seg_test", "seg_pred"], "seg_test"),
+        ("images_train", ["images_dev"], "images_dev"),
+        ("TrainImages", ["ValidSet"], "ValidSet"),
+        ("train2017", ["val2017"], "val2017"),
+        ("training_set", ["test_set"], "test_set"),
+        ("trainset", ["testset"], "testset"),
+        ("Train Data", ["Test"], "Test"),
         ("train", ["val"], "val"),
         ("train", ["test"], "test"),
         ("train", ["val", "test"], "test"),
@@ -86,7 +99,11 @@ def test_linked_class_folder(tree: Tree, tmp_path: Path) -> None:
         ([], [], "no class folder"),
         (["loose.png"], [], "no class folder"),
         (["only/1.png", "only/2.png"], [], "at least two classes, found only 'only'"),
-        (["train/a/1.png", "train/b/1.png"], [], "at least two classes, found only 'train'"),
+        (["photos/a/1.png", "photos/b/1.png"], [], r"found only 'photos'.*one folder deeper, give data=.*photos\."),
+        (["train/a/1.png", "train/b/1.png", "query/a/1.png"], [], "none of 'query' is named as a held-out split"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"], [], "classes 'c' are not in"),
+        (["a/1.png", "nan/1.png"], [], "class folder 'nan' is named as a missing label"),
+        (["a/1.png", " /1.png"], [], "class folder ' ' is named as a missing label"),
         (["a/1.png", "b/1.png"], ["empty one"], "no image in 'empty one'"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], ["train/c"], "no image in 'c'"),
         (
@@ -105,6 +122,87 @@ def test_errors(tree: Tree, files: list[str], folders: list[str], message: str, 
     with pytest.raises(DataError, match=message) as caught:
         read_folder(root, split, 0)
     assert str(root) in str(caught.value)
+
+
+def test_words_beside_that_of_the_split_have_to_agree(tree: Tree) -> None:
+    root = tree(f"{name}/{i}.png" for name in ("steam train", "crash test") for i in range(3))
+    assert list(names(root, "train")) == ["crash test", "steam train"]
+
+
+def test_a_class_of_trains_is_a_class(tree: Tree) -> None:
+    root = tree(f"{name}/{i}.png" for name in ("bus", "train") for i in range(3))
+    assert list(names(root, "train")) == ["bus", "train"]
+
+
+@pytest.mark.parametrize("unlabelled", ["test/001.png", "test/images/001.png", "test/unknown/deep/001.png"])
+def test_test_images_without_labels_are_passed_over(tree: Tree, unlabelled: str) -> None:
+    root = tree((f"{part}/{name}/{part}.png" for part in ("train", "val") for name in "abc"), unlabelled)
+    assert names(root, "train") == {key: ["train.png"] for key in "abc"}
+    assert names(root, "test") == {key: ["val.png"] for key in "abc"}
+
+
+@pytest.mark.parametrize("other", ["test/001.png", "test/images/001.png", None])
+def test_training_images_are_split_where_no_others_have_labels(
+    tree: Tree, other: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree((f"train/{name}/{i}.png" for name in "ab" for i in range(10)), *([other] if other else []))
+    train, test = names(root, "train"), names(root, "test")
+    assert {name: (len(train[name]), len(test[name])) for name in "ab"} == dict.fromkeys("ab", (8, 2))
+    assert ("'test' has no class folders; a seeded fifth of train is held out" in caplog.text) == (other is not None)
+
+
+def test_linked_folders_below_a_class_are_followed_once(tree: Tree, tmp_path: Path) -> None:
+    root = tree("a/1.png", "b/1.png")
+    tree("2023/x.png", "2023/more/y.png", root="pool")
+    (root / "a/2023").symlink_to(tmp_path / "pool/2023")
+    (root / "a/again").symlink_to(tmp_path / "pool/2023/more")
+    for loop, target in (("self", "a"), ("up", "."), ("out", "..")):
+        (root / "a" / loop).symlink_to((root / target).resolve())
+    (root / "a/broken").symlink_to(root / "nowhere")
+    found = [sorted(Path(item).name for item in read_folder(root, part, 0).items) for part in ("train", "test")]
+    assert sorted(found[0] + found[1]) == ["1.png", "1.png", "x.png", "y.png"]
+
+
+def test_folders_of_the_system_are_left_out(tree: Tree) -> None:
+    root = tree("a/1.png", "a/2.png", "b/1.png", "b/2.png", "__MACOSX/a/._1.png", "@eaDir/a/1.png", "#recycle/3.png")
+    tree("a/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "a/.thumbnails/1.png", "b/._1.png", "lost+found/x/1.png")
+    found = {name: names(root, "train")[name] + names(root, "test")[name] for name in names(root, "train")}
+    assert {name: sorted(files) for name, files in found.items()} == {"a": ["1.png", "2.png"], "b": ["1.png", "2.png"]}
+
+
+@pytest.mark.parametrize("own_split", [True, False])
+def test_names_that_differ_in_unicode_normalisation_are_one_class(tree: Tree, own_split: bool) -> None:
+    composed, separate = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    parts = ("train/", "val/") if own_split else ("", "")
+    root = tree(f"{parts[0]}{composed}/1.png", f"{parts[1]}{separate}/2.png", f"{parts[0]}tea/3.png")
+    train, test = names(root, "train"), names(root, "test")
+    assert list(train) == [composed, "tea"]
+    assert sorted(train[composed] + test[composed]) == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("name", ["images/001.png", "train/002.png"])
+@pytest.mark.parametrize("labels", ["labels.csv", "train/metadata.jsonl"])
+def test_label_files_are_mentioned(tree: Tree, name: str, labels: str) -> None:
+    root = tree(name)
+    (root / labels).parent.mkdir(exist_ok=True)
+    (root / labels).write_text("file,label\n001.png,a\n")
+    if (root / "images").exists() and labels.startswith("train"):
+        (root / labels).rename(root / "images/metadata.jsonl")
+        (root / "train").rmdir()
+    with pytest.raises(DataError, match=r"(labels\.csv|metadata\.jsonl) \(CSV, JSON, Parquet\) are not read: move"):
+        read_folder(root, "train", 0)
+
+
+def test_other_files_are_counted_by_their_ending(tree: Tree) -> None:
+    root = tree("train/a/1.png", "train/b/1.png", "val/a/1.png")
+    for name in ("train/a/x.SVG", "train/b/y.svg", "val/a/z.svg", "train/a/LICENSE", "val/a/n.txt"):
+        (root / name).write_text("no picture")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._x.svg"):
+        (root / "train/a" / name).write_text("system")
+    left_out = read_folder(root, "train", 0).left_out
+    assert left_out == {".svg": 3, "without an ending": 1, ".txt": 1}
+    assert describe_left_out(left_out).startswith("left out: 3 .svg, 1 ")
+    assert "itm[heif]" in describe_left_out({".heic": 2})
 
 
 def test_folder_that_cannot_be_read(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

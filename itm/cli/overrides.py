@@ -132,7 +132,9 @@ def data_override(word: str) -> str:
         return word
     if re.fullmatch(r"[^\W\d][\w,]*", value):  # a folder named 2024 is quoted: it is no number
         return f"data.name={value}"
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it is, except before a quote
+    doubled = re.sub(r"(\\+)(?='|$)", lambda found: found[1] * 2, value)
+    escaped = doubled.replace("'", "\\'")
     return f"data.name='{escaped}'"
 
 

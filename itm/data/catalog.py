@@ -252,3 +252,6 @@ CATALOG: Mapping[str, Entry] = {
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
 }
 """Every dataset that ``data=<name>`` knows."""
+
+CATALOG_PREFIX = "catalog:"
+"""Before a name: the dataset, also where a folder has the same name."""

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from itm.core.errors import DataError, SettingError, unknown
 from itm.core.splits import stratified_sample
-from itm.data.catalog import CATALOG
+from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.dataset_range import choose_pixels
 from itm.data.decode import as_rgb, decode
 from itm.data.files import UNREADABLE, content, display, printable
@@ -31,7 +31,6 @@ from itm.data.value_range import PLAIN, PixelSettings
 
 SPLITS = ("train", "test")
 
-_CATALOGUE = "catalog:"  # before a name: the dataset of the catalogue, also where a folder has its name
 _log = logging.getLogger(__name__)
 
 
@@ -171,15 +170,15 @@ def load_images(
         raise unknown("split", split, SPLITS)
     pixels = PixelSettings(range, bands)
     name, folder = os.fspath(data), _folder(data)
-    if name.removeprefix(_CATALOGUE) in CATALOG:
+    if name.removeprefix(CATALOG_PREFIX) in CATALOG:
         if pixels != PLAIN:
             raise SettingError(f"data.range and data.bands are for folders; the images of data={name} need neither.")
         if name in CATALOG and folder is not None:
             raise SettingError(
                 f"data={name}: both a dataset of the catalogue and the folder {display(folder.resolve())}; write "
-                f"data=./{name} for the folder or data={_CATALOGUE}{name} for the dataset."
+                f"data=./{name} for the folder or data={CATALOG_PREFIX}{name} for the dataset."
             )
-        name = name.removeprefix(_CATALOGUE)
+        name = name.removeprefix(CATALOG_PREFIX)
         listing = _from_catalogue(name, default_root() if root is None else Path(root).expanduser(), split, seed)
         license_ = CATALOG[name].license
     elif folder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ ORIENTATION_TAG = 0x0112
 _BITS, _SAMPLES, _PLANES = 258, 277, 284  # tags of TIFF
 _COLOUR_PART = 3  # a third of the pixels of an 8-bit image: 16-bit colours take three times the memory while decoded
 _NEVER_WIDE = (".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp")
+# Pillow also logs what it raises; damaged files are reported by name, once.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SHOWN_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 

@@ -20,7 +20,7 @@ _ABOVE_WHITE = 1.05  # resampling and compression overshoot white a little
 _FILLED = 0.4  # of a usual range: 100 of 256 grey levels
 _QUANTILES = (0.001, 0.999)  # a hot pixel does not decide
 # Values that programs of remote sensing write where nothing was measured. NaN and huge numbers count as such, too.
-_NODATA = (-9999, -99999, -32768, -32767)
+_NODATA = (-99, -999, -9999, -99999, -999999, -32767, -32768)
 _HUGE = 1e30
 
 
@@ -40,7 +40,8 @@ class PixelSettings:
     def __post_init__(self) -> None:
         if self.range is not None and not self.range[0] < self.range[1]:
             raise SettingError(
-                f"data.range={list(self.range)}: expected the value of black below that of white, as in [0,4095]."
+                f"data.range=[{self.range[0]:g},{self.range[1]:g}]: expected the value of black below that of white, "
+                "as in [0,4095]."
             )
         if self.bands is not None and len(self.bands) == 2:
             raise SettingError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
-from itm.data.catalog import CATALOG
+from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.groundtruth.tables import PAPER_COLUMN, load
 
 LEAST_MODELS = 3
@@ -82,6 +82,7 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     """
     if source is None:
         return None
+    data = data.removeprefix(CATALOG_PREFIX)
     dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
     if source == "shipped":
         paths = (path for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells"))

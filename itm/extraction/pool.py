@@ -97,7 +97,8 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
     cfg = json.loads(settings)
     data = cfg["data"]
     root = None if data["root"] is None else Path(str(data["root"]))
-    images = load_images(str(data["name"]), root=root, seed=cfg["seed"], limit=data["limit"])
+    pixels = {"range": data.get("range"), "bands": data.get("bands")}
+    images = load_images(str(data["name"]), root=root, seed=cfg["seed"], limit=data["limit"], **pixels)
     pool, candidates, failed = {}, {}, {}
     for name, spec in cfg["zoo"].items():
         try:

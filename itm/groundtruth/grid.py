@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from statistics import fmean
 from types import UnionType
 from typing import Any, TypeVar
 
 from itm.core.errors import ItmError, SettingError, unknown
-from itm.data.image_set import ImageSet, load_images
+from itm.data.image_set import ImageSet, count_shared, load_images
 from itm.groundtruth.adaptation import ADAPTATIONS, check_packages
 from itm.groundtruth.checkpoint import LastCheckpoint
 from itm.groundtruth.hardware import Machine
@@ -120,11 +120,19 @@ def load_both(data: Mapping[str, Any], seed: int) -> tuple[ImageSet, ImageSet]:
         SettingError: If the dataset is unknown or a sample cannot show every class.
         DataError: If the images are not there.
     """
-    train = load_images(str(data["name"]), "train", root=data["root"], seed=seed, limit=data["limit"])
+    load = partial(
+        load_images, str(data["name"]), root=data["root"], seed=seed, range=data.get("range"), bands=data.get("bands")
+    )
+    train = load("train", limit=data["limit"])
     try:
-        test = load_images(str(data["name"]), "test", root=data["root"], seed=seed, limit=data["test_limit"])
+        test = load("test", limit=data["test_limit"])
     except SettingError as error:
         raise SettingError(str(error).replace("data.limit=", "data.test_limit=")) from error
+    if shared := count_shared(train, test):
+        _log.warning(
+            "data=%s: %d of %d test images are identical to training images, so the accuracies are too high.",
+            train.name, shared, len(test),
+        )  # fmt: skip
     return train, test
 
 

@@ -32,8 +32,9 @@ def with_source_features(
     lacking = [name for name, scorer in scorers.items() if getattr(scorer, "source", source) is None]
     if source["name"] is None or not lacking:
         return dict(scorers)
+    plain = {"range": None, "bands": None}  # of the run's own images
     try:
-        _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **source}}))
+        _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **plain, **source}}))
     except (DataError, SettingError) as error:
         told = str(error).replace("data.limit=", "source.limit=")
         raise type(error)(f"source.name={source['name']}: {told}") from error
