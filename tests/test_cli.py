@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from itm.cli import estimate
-from itm.cli import overrides as cli
+from itm.cli import command, estimate
+from itm.cli.overrides import data_override, data_overrides
 
 TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
 
@@ -45,7 +45,7 @@ def _own_home(tmp_path, monkeypatch):
         ("scorer.itm.etaa=1", ["scorer.itm.etaa", "'scorer.itm.eta'"]),
         ("data.limt=1", ["data.limt", "'data.limit'"]),
         ("seed=abc", ["seed=abc", "whole number"]),
-        ("seed=-1", ["seed=-1", "whole number"]),
+        ("seed=-1", ["seed=-1", "at least 0"]),
         ("seeds=x", ["seeds=x", "whole number"]),
         ("seeds=0", ["seeds=0", "at least 1"]),
         ("data.limit=abc", ["data.limit=abc", "whole number"]),
@@ -77,7 +77,7 @@ def test_stopping_by_hand_says_what_is_kept(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["estimate.py"])
     with pytest.raises(SystemExit) as stop:
-        cli.run(stopped, "estimate")
+        command.run(stopped, "estimate")
     assert stop.value.code == 130
     assert "same command continues" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_a_defect_keeps_its_traceback():
 
     sys.argv[:] = ["estimate.py"]
     with pytest.raises(RuntimeError, match="a defect"):
-        cli.run(broken, "estimate")
+        command.run(broken, "estimate")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_defect_keeps_its_traceback():
     ],
 )
 def test_folders_are_quoted_for_hydra(typed, override):
-    assert cli.data_override(typed) == override
+    assert data_override(typed) == override
 
 
 def test_a_misspelt_setting_beside_one_s_own_configs(tmp_path, capsys):
@@ -118,8 +118,8 @@ def test_a_misspelt_setting_beside_one_s_own_configs(tmp_path, capsys):
 
 def test_a_chosen_limit_holds_where_the_entry_config_takes_no_sample():
     words = ["+truth=miniature_cpu", "data=digits"]
-    assert cli.data_overrides(words, sampled=False) == ["+truth=miniature_cpu", "data.name=digits"]
-    assert cli.data_overrides(words, sampled=True) == ["+truth=miniature_cpu", "data.limit=null", "data.name=digits"]
+    assert data_overrides(words, sampled=False) == ["+truth=miniature_cpu", "data.name=digits"]
+    assert data_overrides(words, sampled=True) == ["+truth=miniature_cpu", "data.limit=null", "data.name=digits"]
 
 
 @pytest.mark.parametrize(
@@ -138,5 +138,5 @@ def test_the_limit_of_an_experiment_holds_for_other_data(tmp_path, monkeypatch, 
     Path("own/experiment/unlimited.yaml").write_text("data: {limit: null}", encoding="utf-8")
     Path("own/experiment/silent.yaml").write_text("data: {on_error: skip}", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["estimate.py", *experiment, "data=digits"])
-    cli.run(lambda: None, "estimate", sampled=True)
+    command.run(lambda: None, "estimate", sampled=True)
     assert sys.argv[1:] == [*experiment, *["data.limit=null"] * whole, "data.name=digits"]

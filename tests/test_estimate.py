@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from itm.cli import estimate
 from itm.data.image_set import load_images
 from itm.extraction.extract import extract
+from itm.extraction.pool import features_of_zoo
 from itm.extraction.store import FeatureStore
 from itm.models.backbone import load_backbone
 from itm.scorers import PED
@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
     assert "Agreement" in page
     assert (out / "config.yaml").is_file()
 
-    estimate.features_of_zoo.cache_clear()
+    features_of_zoo.cache_clear()
     again = json.loads((run(f"data={photos}", *ZOO, *FAST, out="again") / "ranking.json").read_text("utf-8"))
     assert all(model["cached"] for model in again["models"].values())
     assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]

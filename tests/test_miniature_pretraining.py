@@ -40,7 +40,7 @@ from experiments.miniature.pretraining import (
 )
 from experiments.miniature.supervised import Supervised
 from experiments.miniature.views import RandomViews
-from itm.cli import overrides as cli
+from itm.cli import command
 from itm.core.errors import SettingError
 from itm.extraction.pool import features_of_zoo
 from itm.models.backbone import load_backbone
@@ -427,7 +427,7 @@ def pretrain(tmp_path, monkeypatch):
         own = ["pretrain.py", f"hydra.run.dir={tmp_path / 'out'}", f"weights={tmp_path / 'weights'}", *overrides]
         monkeypatch.setattr(sys, "argv", own)
         try:
-            cli.run(script.main, "pretrain")
+            command.run(script.main, "pretrain")
         except SystemExit as stop:
             return stop.code
         return 0

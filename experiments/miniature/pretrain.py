@@ -24,7 +24,7 @@ from experiments.miniature.module import Pretraining
 from experiments.miniature.pictures import Corpus, Pictures
 from experiments.miniature.pretraining import Job, PretrainingWorker, TrainerSettings
 from experiments.miniature.supervised import Supervised
-from itm.cli import overrides as cli
+from itm.cli import command
 from itm.cli.folders import configs_folder
 from itm.core.errors import ItmError, SettingError, unknown
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="pretrain")
 def main(cfg: DictConfig) -> None:
     """Train the models that are not finished yet."""
-    with cli.exit_on_user_error():
+    with command.exit_on_user_error():
         failed = train(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     if failed:
         sys.exit("\n".join(["error: some models failed; the same command tries them again.", *failed]))
@@ -104,4 +104,4 @@ def build(name: str, settings: dict[str, Any]) -> Pretraining:
 
 
 if __name__ == "__main__":
-    cli.run(main, "pretrain")
+    command.run(main, "pretrain")

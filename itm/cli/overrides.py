@@ -1,126 +1,43 @@
-"""What the entry scripts share: settings as people type them, and errors as one line."""
+"""Settings as people type them on a command line, and Hydra's errors as one line."""
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from hydra.types import RunMode
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.markup import escape
 
-from itm.cli.folders import configs_folder
-from itm.core.errors import ItmError, SettingError, unknown
-
-
-def run(main: Callable[[], Any], config_name: str, *, sampled: bool = False) -> None:
-    """Run a Hydra entry point: ``data=<name or folder>`` becomes ``data.name=...``, errors become one line.
-
-    Args:
-        main: The function that ``hydra.main`` decorates.
-        config_name: The entry config.
-        sampled: Whether the entry config takes a sample of its own data, see :func:`data_overrides`. The sample that
-            an experiment takes is for whatever data it is run on.
-
-    Raises:
-        SystemExit: With status 2 after an error that the user can mend, 130 after Ctrl-C.
-    """
-    config_dir = configs_folder()
-    sampled = sampled and not _experiment_limits(config_dir, sys.argv[1:])
-    sys.argv[1:] = data_overrides(sys.argv[1:], sampled)
-    # Hydra then hands its errors to us instead of printing half a traceback
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        main()
-    except (ItmError, HydraException) as error:
-        known = _in_chain(error, ItmError)
-        if known is None and isinstance(error, InstantiationException):
-            raise
-        if known is None and isinstance(error, HydraException):
-            known = explain(error, config_dir, config_name, sys.argv[1:])
-        if known is not None:
-            _stop(known)
-    except KeyboardInterrupt:
-        print("\nStopped. What was finished is kept; the same command continues from there.", file=sys.stderr)
-        sys.exit(130)
-
-
-@contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Stop a job with the one line of an error that the user can mend; Hydra would print its overrides before it.
-
-    In a multirun the error goes on to Hydra, which runs the other jobs.
-
-    Raises:
-        SystemExit: With status 2 after such an error.
-    """
-    try:
-        yield
-    except (ItmError, InstantiationException) as error:
-        known = _in_chain(error, ItmError)
-        if known is None or HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        _stop(known)
-
-
-def check_whole(cfg: DictConfig, *keys: str, least: int, null: bool = False) -> None:
-    """Refuse settings that are no whole numbers.
-
-    Args:
-        cfg: The config.
-        keys: Settings, as typed: ``"data.limit"``.
-        least: The smallest allowed value.
-        null: Whether ``null`` is allowed, too.
-
-    Raises:
-        SettingError: If one of them is something else.
-    """
-    for key in keys:
-        value = OmegaConf.select(cfg, key)
-        if not (null and value is None) and (not isinstance(value, int) or value is True or value < least):
-            raise SettingError(f"{key}={value}: expected a whole number of at least {least}{' or null' * null}.")
-
-
-def check_word(cfg: DictConfig, key: str, allowed: Iterable[str]) -> None:
-    """Refuse a setting that is none of the allowed words.
-
-    Raises:
-        SettingError: With the allowed words and the closest one.
-    """
-    value = OmegaConf.select(cfg, key)
-    if str(value) not in (words := tuple(allowed)):
-        raise unknown(key, value, words)
+from itm.core.errors import SettingError, unknown
 
 
 def data_overrides(words: list[str], sampled: bool) -> list[str]:
-    """The command line with ``data=...`` spelt out.
+    """Write ``data=...`` of a command line as ``data.name=...``.
 
-    Where the entry config's ``data.limit`` is a sample of its own data (``sampled``), data that are named are taken
-    whole unless the command line limits them.
+    Args:
+        words: Words of the command line.
+        sampled: Whether the entry config's ``data.limit`` is a sample of its own data. Other data are then taken whole
+            unless the command line limits them.
 
-    >>> data_overrides(["-m", "data=digits", "seed=1,2"], sampled=True)  # Hydra wants no override before its flags
+    >>> data_overrides(["-m", "data=digits", "seed=1,2"], sampled=True)  # Hydra takes flags before overrides only
     ['-m', 'data.limit=null', 'data.name=digits', 'seed=1,2']
     """
     whole = sampled and not any(word.startswith("data.limit=") for word in words)
     found = []
     for word in words:
-        found += ["data.limit=null"] if word.startswith("data=") and whole else []
-        found.append(data_override(word))
+        if whole and word.startswith("data="):
+            found.append("data.limit=null")
+        found.append(quote_if_needed(data_override(word)))
     return found
 
 
 def data_override(word: str) -> str:
-    """Turn ``data=<name or folder>`` into an override that Hydra reads, whatever the folder's name holds.
+    """Turn ``data=<name or folder>`` into an override that Hydra reads, with any character in the folder's name.
 
     >>> data_override("data=digits")
     'data.name=digits'
@@ -130,16 +47,45 @@ def data_override(word: str) -> str:
     value = word.removeprefix("data=")
     if value == word or value.startswith("{"):
         return word
-    if re.fullmatch(r"[^\W\d][\w,]*", value):  # a folder named 2024 is quoted: it is no number
+    if re.fullmatch(r"[^\W\d][\w,]*", value):  # a folder named 2024 is quoted: Hydra would read a number
         return f"data.name={value}"
-    # Hydra takes a backslash as it is, except before a quote
-    doubled = re.sub(r"(\\+)(?='|$)", lambda found: found[1] * 2, value)
-    escaped = doubled.replace("'", "\\'")
-    return f"data.name='{escaped}'"
+    return f"data.name={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    r"""Quote a text for Hydra, which unescapes backslashes only before a quote.
+
+    >>> print(quoted("a's folder"))
+    'a\'s folder'
+    """
+    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def quote_if_needed(word: str) -> str:
+    """Quote the value of an override that Hydra cannot read, such as a path with ``=`` or parentheses.
+
+    >>> quote_if_needed("zoo.a.checkpoint=epoch=9.ckpt")
+    "zoo.a.checkpoint='epoch=9.ckpt'"
+    """
+    key, equals, value = word.partition("=")
+    if not equals or re.match(r"['\"\[{]|.*\$\{", value):
+        return word
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(word)
+    except HydraException:
+        changed = f"{key}={quoted(value)}"
+        try:
+            parser.parse_override(changed)
+        except HydraException:
+            return word
+        return changed
+    return word
 
 
 def explain(error: HydraException, config_dir: Path, config_name: str, overrides: list[str]) -> SettingError:
-    """Hydra's error as one line, with the allowed words and the closest one where it is about a misspelt word."""
+    """Return Hydra's error as one line; for a misspelt word with the allowed words and the closest one."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, word = str(error.missing_cfg_file).rpartition("/")
         return unknown(group, word, error.options or [path.stem for path in (config_dir / group).glob("*.yaml")])
@@ -154,13 +100,13 @@ def explain(error: HydraException, config_dir: Path, config_name: str, overrides
         typed = next((word for word in overrides if word.startswith(f"{key}=")), key)
         return SettingError(f"{typed}: not chosen by default; write +{typed} to add it.")
     allowed = _siblings(key, config_dir, config_name, overrides)
-    told = unknown("setting", key, allowed) if allowed else SettingError(f"setting={key}: not known.")
-    # a launcher hands on settings that Hydra does not list, such as Ray's own
-    return SettingError(f"{told} To add it all the same, write +{key}=...") if key.startswith("hydra.") else told
+    known = unknown("setting", key, allowed) if allowed else SettingError(f"setting={key}: not known.")
+    # a launcher passes on settings that Hydra does not list, such as Ray's own
+    return SettingError(f"{known} To add it all the same, write +{key}=...") if key.startswith("hydra.") else known
 
 
 def _siblings(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> list[str]:
-    """The settings beside a key, each with its whole name."""
+    """Return the settings beside a key, each with its full name."""
     *parents, _ = key.split(".")
     groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment|hydra/\w+)=", word)]
     if added := _config_dir(overrides):
@@ -173,7 +119,7 @@ def _siblings(key: str, config_dir: Path, config_name: str, overrides: Sequence[
 
 
 def _config_dir(words: Sequence[str]) -> Path | None:
-    """The user's own folder of configs, as Hydra reads ``--config-dir`` from the command line."""
+    """Return the user's own folder of configs, as Hydra reads ``--config-dir`` from the command line."""
     for word, following in pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
@@ -181,24 +127,10 @@ def _config_dir(words: Sequence[str]) -> Path | None:
     return None
 
 
-def _experiment_limits(config_dir: Path, words: Sequence[str]) -> bool:
-    """Whether an experiment of the command line says itself how many images it takes."""
+def has_own_limit(config_dir: Path, words: Sequence[str]) -> bool:
+    """Return whether an experiment of the command line sets ``data.limit`` itself."""
     names = [word.partition("=")[2] for word in words if re.match(r"\+?experiment=", word)]
     folders = [folder for folder in (config_dir, _config_dir(words)) if folder]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders for name in names]
     limits = (OmegaConf.select(OmegaConf.load(file), "data.limit", default="") for file in files if file.is_file())
     return any(limit != "" for limit in limits)
-
-
-def _stop(error: ItmError) -> NoReturn:
-    line = " ".join(str(error).split())
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[bold red]error:[/bold red] {escape(line)}", highlight=False)
-    sys.exit(2)
-
-
-def _in_chain(error: BaseException | None, kind: type[ItmError]) -> ItmError | None:
-    """The error of that kind that led to this one, if any: Hydra wraps what a constructor raises."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error

@@ -1,0 +1,273 @@
+"""The Python door: a whole estimate in one call, without Hydra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import yaml
+from pydantic import Field
+
+from itm.cli.folders import configs_folder
+from itm.cli.pipeline import run_estimate
+from itm.core.errors import SettingError
+from itm.core.settings import Count, settings
+from itm.extraction.extract import OnError, Precision
+from itm.models.budget import Budget, select
+from itm.models.builder import find_model
+from itm.models.candidates import matching
+from itm.ranking.ranking import Ranking, by_name
+from itm.report.report import Report, verdict
+from itm.scorers.base import Scorer
+
+Models = str | Sequence[str] | Mapping[str, Any]
+
+
+@settings("")
+class _Arguments:
+    """Types and bounds of the arguments of :func:`estimate`."""
+
+    data: str | Path
+    models: str | list[str] | tuple[str, ...] | dict[str, Any]
+    scorer: str | Scorer | list[str | Scorer] | tuple[str | Scorer, ...]
+    pretrained: bool
+    seeds: Count
+    seed: Annotated[int, Field(ge=0)]
+    limit: Annotated[int, Field(ge=2)] | None
+    budget: dict[str, Any] | Budget | None
+    groundtruth: str | Path | None
+    on_error: OnError
+    store: str | Path | None
+    device: Literal["cpu", "cuda"]
+    precision: Precision
+    batch_size: Count
+    workers: Annotated[int, Field(ge=0)] | None
+    jobs: Count | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The model to fine-tune.
+
+    Args:
+        model: Its name.
+        sentence: How clear its lead is.
+    """
+
+    model: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Result of :func:`estimate`; prints as a table, and a notebook shows it as one.
+
+    Args:
+        rankings: One ranking per scorer, in the order given.
+        removed: Models that the budget removed, with the reason.
+        found: The whole report: images, models, failures, comparison with the ground truth.
+    """
+
+    rankings: tuple[Ranking, ...]
+    removed: Mapping[str, str] = field(default_factory=dict)
+    found: Report | None = field(default=None, repr=False)
+
+    @property
+    def ranking(self) -> Ranking:
+        """The ranking of the first scorer."""
+        return self.rankings[0]
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The best model of the first scorer, and how clear its lead is."""
+        return Recommendation(self.ranking.order[0], verdict(self.ranking))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per scorer and model, best first, see :meth:`itm.report.report.Report.to_frame`."""
+        return self._report.to_frame()
+
+    def report(self, folder: str | Path) -> Path:
+        """Write ``ranking.csv``, ``ranking.json`` and ``report.html``, and return the page.
+
+        Raises:
+            SettingError: If the folder cannot be written.
+        """
+        target = Path(folder).expanduser()
+        try:
+            return self._report.write(target)[-1]
+        except OSError as error:
+            raise SettingError(f"report({str(folder)!r}): cannot write there ({error}).") from error
+
+    def __str__(self) -> str:
+        return "\n".join([*(str(ranking) for ranking in self.rankings), str(self.recommendation), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        columns = ["rank", "model", "score", "std", "parameters"]
+        if len(self.rankings) > 1:
+            columns.insert(0, "scorer")
+        parts = [frame[columns].to_html(index=False, float_format="{:.3f}".format, na_rep="")]
+        parts += [f"<p>{escape(line)}</p>" for line in (str(self.recommendation), *self._notes())]
+        return "\n".join(parts)
+
+    def _notes(self) -> list[str]:
+        notes = [f"no score: {name}: {reason}" for name, reason in self._report.failures().items()]
+        return notes + [f"removed: {name}: {reason}" for name, reason in self.removed.items()]
+
+    @property
+    def _report(self) -> Report:
+        if self.found is None:
+            raise SettingError("Estimate: build it with itm.estimate(...).")
+        return self.found
+
+
+def estimate(
+    data: str | Path,
+    models: Models = "demo",
+    scorer: str | Scorer | Sequence[str | Scorer] = "itm",
+    *,
+    pretrained: bool = True,
+    seeds: int = 3,
+    seed: int = 0,
+    limit: int | None = None,
+    budget: Mapping[str, Any] | Budget | None = None,
+    groundtruth: str | Path | None = "shipped",
+    on_error: OnError = "stop",
+    store: str | Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    precision: Precision = "32",
+    batch_size: int = 64,
+    workers: int | None = None,
+    jobs: int | None = None,
+) -> Estimate:
+    """Rank pre-trained models for fine-tuning on a folder of images.
+
+    Args:
+        data: Folder with one folder of images per class, or the name of a dataset of :data:`itm.data.CATALOG`.
+        models: Names of models, also with ``*`` and ``?`` over timm's pretrained ids; settings of
+            :func:`itm.load_backbone` by name; or the name of a zoo of ``configs/zoo``.
+        scorer: Name of a scorer, a scorer, or several; the first one decides the order.
+        pretrained: Fetch published weights; False builds randomly initialised controls. Models with a ``checkpoint``
+            and the models of a zoo keep theirs.
+        seeds: Number of seeds of a scorer with randomness.
+        seed: First of the seeds, and seed of the splits.
+        limit: Number of images of a seeded, stratified sample; None takes all.
+        budget: Limits on the models, see :class:`itm.models.budget.Budget`, as in ``{"parameters": 30e6}``.
+        groundtruth: ``"shipped"``, ``"paper"``, a CSV file or None: accuracies to compare the ranking with.
+        on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
+        store: Folder of the stored features; ``$ITM_HOME/features`` or ``~/.cache/itm/features`` where not given.
+        device: ``"cpu"`` or ``"cuda"``.
+        precision: ``"32"``, ``"16"`` or ``"bf16"``, of the extraction.
+        batch_size: Images of a forward pass.
+        workers: Processes that decode images.
+        jobs: Processes that score models.
+
+    Returns:
+        The rankings, a recommendation and the report.
+
+    Raises:
+        SettingError: If an argument is wrong; the message names it.
+        ItmError: If the images, the models or the store fail.
+    """
+    _Arguments(
+        data=data, models=_plain(models), scorer=scorer, pretrained=pretrained, seeds=seeds, seed=seed, limit=limit,
+        budget=_plain(budget), groundtruth=groundtruth, on_error=on_error, store=store, device=device,
+        precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
+    )  # fmt: skip
+    scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
+    zoo = resolve_models(models, pretrained)
+    images = {"name": str(data), "limit": limit, "on_error": on_error, "root": None}
+    zoo, removed = _within(zoo, budget, images, seed)
+    run = {
+        "data": images,
+        "zoo": zoo,
+        "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
+        "source": {"name": None, "limit": None},
+        "groundtruth": None if groundtruth is None else str(groundtruth),
+        "seed": seed,
+        "seeds": seeds,
+        "jobs": jobs,
+        "store": str(store or default_store()),
+    }
+    found = run_estimate(run, scorers)
+    return Estimate(tuple(found.rankings), removed, found)
+
+
+def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]]:
+    """Return the settings of each model by name, wildcards and the name of a zoo resolved.
+
+    Raises:
+        SettingError: If a name is not known.
+    """
+    if isinstance(models, str):
+        file = configs_folder() / "zoo" / f"{models}.yaml"
+        if file.is_file():
+            return {name: entry or {} for name, entry in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
+        models = [models]
+    if isinstance(models, Mapping):
+        return {str(name): _with_weights(str(name), entry, pretrained) for name, entry in models.items()}
+    names: dict[str, None] = {}
+    for name in models:
+        wild = any(sign in name for sign in "*?")
+        names.update(dict.fromkeys(matching([name]) if wild else [name]))
+    if not names:
+        raise SettingError("models: empty; name at least one, as in models=['resnet50'].")
+    for name in names:
+        find_model(name, "models")
+    return {name: {"pretrained": pretrained} for name in names}
+
+
+def default_store() -> Path:
+    """Return the folder of stored features: ``$ITM_HOME/features``, or ``~/.cache/itm/features``."""
+    return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser() / "features"
+
+
+def _with_weights(name: str, entry: object, pretrained: bool) -> dict[str, Any]:
+    """Return the settings of one model, with published weights unless they say where weights come from."""
+    if not isinstance(entry, Mapping | None):
+        raise SettingError(f"models[{name!r}]={entry}: expected settings by name, as in {{'pretrained': True}}.")
+    given = {str(key): value for key, value in (entry or {}).items()}
+    return given if "checkpoint" in given else {"pretrained": pretrained, **given}
+
+
+def _scorers(chosen: Sequence[str | Scorer]) -> dict[str, Scorer]:
+    scorers = {}
+    for one in chosen:
+        scorer = by_name(one) if isinstance(one, str) else one
+        scorers[scorer.name] = scorer
+    if not scorers:
+        raise SettingError("scorer: empty; name at least one, as in scorer='itm'.")
+    return scorers
+
+
+def _within(
+    zoo: dict[str, dict[str, Any]], budget: Mapping[str, Any] | Budget | None, data: Mapping[str, Any], seed: int
+) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
+    """Return the models within the budget, in their order, and the reason of each that is not."""
+    if not budget:
+        return zoo, {}
+    limits = budget if isinstance(budget, Budget) else Budget(**budget)
+    count = 0
+    if limits.minutes is not None:
+        from itm.data.image_set import load_images
+
+        count = len(load_images(str(data["name"]), seed=seed, limit=data["limit"]))
+    selection = select(zoo, limits, count)
+    return {name: entry for name, entry in zoo.items() if name in selection.kept}, selection.removed
+
+
+def _plain(value: Any) -> Any:
+    """Return a mapping as a dict and a sequence as a list, which is what the arguments' types ask for."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
+    return value

@@ -1,0 +1,69 @@
+"""One estimate from resolved settings to a report, without Hydra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from itm.cli.folders import groundtruth_folder
+from itm.cli.settings import check_estimate
+from itm.core.errors import SettingError, unknown
+from itm.core.parallel import processes
+from itm.evaluation.comparison import compare_with_truth, known_priors
+from itm.evaluation.truth import Truth, find_truth
+from itm.extraction.pool import SETTINGS, features_of_zoo
+from itm.ranking.ranking import rank_all
+from itm.ranking.source import with_source_features
+from itm.report.report import Report
+from itm.scorers.base import Scorer
+
+_METRICS = ("tau_w", "regret", "mean_score", "seconds")
+_NEED_TRUTH = ("tau_w", "regret")
+
+
+def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Report:
+    """Extract features, score them, and compare the rankings with the ground truth where it is known.
+
+    Args:
+        run: Settings as in ``configs/estimate.yaml``, resolved.
+        scorers: Scorers by the name of their ranking.
+
+    Raises:
+        SettingError: If a setting is wrong; raised before any image is read.
+        ItmError: If the images, the features or the store fail.
+    """
+    check_estimate(run)
+    source = None if run["groundtruth"] is None else str(run["groundtruth"])
+    truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
+    check_optimised(run.get("optimise"), scorers, truth)
+    extraction = {key: run[key] for key in SETTINGS}
+    images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
+    scorers = with_source_features(scorers, run["source"], extraction)
+    jobs = run["jobs"] or processes()
+    rankings, left_out = rank_all(pool, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
+    compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(candidates, truth))
+    return Report(images, rankings, candidates, failed, left_out, run, compared)
+
+
+def check_optimised(metric: str | None, scorers: Mapping[str, Scorer], truth: Truth | None) -> None:
+    """Refuse a sweep whose metric its runs will not log.
+
+    Args:
+        metric: ``<scorer>/<metric>`` as W&B names it, or None.
+        scorers: Scorers of the run.
+        truth: Ground truth of the run, if known.
+
+    Raises:
+        SettingError: If the run cannot log the metric.
+    """
+    if metric is None:
+        return
+    scorer, _, name = metric.rpartition("/")
+    if scorer not in scorers or name not in _METRICS:
+        raise unknown("optimise", metric, [f"{word}/{known}" for word in scorers for known in _METRICS])
+    if name in _NEED_TRUTH and truth is None:
+        raise SettingError(
+            f"optimise={metric}: the run will not log it: the ground truth of its images and models is not known; "
+            f"set groundtruth=paper or groundtruth=<csv>, or optimise {scorer}/mean_score."
+        )
