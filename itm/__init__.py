@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itm import data, dva, groundtruth, metrics, scorers
+    from itm.cli.api import estimate
     from itm.core.errors import CheckpointError, DataError, FeatureError, ItmError, SettingError, StoreError
     from itm.core.features import Features
     from itm.data.image_set import load_images
@@ -28,6 +29,7 @@ _HOME = {
     "Ranking": "itm.ranking.ranking",
     "SettingError": "itm.core.errors",
     "StoreError": "itm.core.errors",
+    "estimate": "itm.cli.api",
     "extract": "itm.extraction.extract",
     "load_backbone": "itm.models.backbone",
     "load_images": "itm.data.image_set",
@@ -47,6 +49,7 @@ __all__ = [
     "StoreError",
     "data",
     "dva",
+    "estimate",
     "extract",
     "groundtruth",
     "load_backbone",

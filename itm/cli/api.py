@@ -178,8 +178,8 @@ def estimate(
         ItmError: If the images, the models or the store fail.
     """
     _Arguments(
-        data=data, models=_plain(models), scorer=scorer, pretrained=pretrained, seeds=seeds, seed=seed, limit=limit,
-        budget=_plain(budget), groundtruth=groundtruth, on_error=on_error, store=store, device=device,
+        data=data, models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
+        limit=limit, budget=_plain(budget), groundtruth=groundtruth, on_error=on_error, store=store, device=device,
         precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
@@ -196,6 +196,7 @@ def estimate(
         "seeds": seeds,
         "jobs": jobs,
         "store": str(store or default_store()),
+        "scorer": list(scorers),
     }
     found = run_estimate(run, scorers)
     return Estimate(tuple(found.rankings), removed, found)

@@ -24,6 +24,7 @@ from itm.cli.overrides import data_overrides, explain, has_own_limit
 from itm.cli.targets import check_logging, check_targets, trusted, unresolved
 from itm.core.errors import ItmError, SettingError
 
+_ADDED = {"estimate": "experiment", "train_groundtruth": "truth"}  # groups that no defaults list has
 _LONGEST = 600  # characters of an error's line: room for a zoo's names, no room for all of a config
 
 
@@ -134,16 +135,15 @@ def help_text(usage: str, folder: Path, config_name: str) -> str:
     text = (folder / f"{config_name}.yaml").read_text(encoding="utf-8")
     settings, _, _ = text.partition("\nhydra:")
     groups = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
-    chosen = [group for group in groups if f"- {group}:" in settings or group in ("experiment", "truth")]
+    chosen = [group for group in groups if f"- {group}:" in settings or group == _ADDED.get(config_name)]
     choices = []
     for group in chosen:
         names = ", ".join(path.stem for path in sorted((folder / group).glob("*.yaml")))
         choices.append(f"  {group + '=':<13}{names}")
     body = "\n".join(line for line in settings.splitlines() if not line.startswith(("defaults:", "  - ")))
-    return "\n".join(
-        [usage.strip(), "", "Groups (+experiment=... adds one):", *choices, "", "Settings:", body.strip(), "",
-         "--config-dir FOLDER adds your own configs; -m runs one job per value of a,b,c; --hydra-help has the rest."]
-    )  # fmt: skip
+    more = "--config-dir FOLDER adds your own configs; -m runs one job per value of a,b,c; --hydra-help has the rest."
+    heading = f"Groups (+{_ADDED.get(config_name)}=... adds one):"
+    return "\n".join([usage.strip(), "", heading, *choices, "", "Settings:", body.strip(), "", more])
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

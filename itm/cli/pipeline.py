@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from itm.cli.folders import groundtruth_folder
-from itm.cli.settings import check_estimate
 from itm.core.errors import SettingError, unknown
 from itm.core.parallel import processes
 from itm.evaluation.comparison import compare_with_truth, known_priors
@@ -26,14 +25,13 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Repor
     """Extract features, score them, and compare the rankings with the ground truth where it is known.
 
     Args:
-        run: Settings as in ``configs/estimate.yaml``, resolved.
+        run: Settings as in ``configs/estimate.yaml``, resolved and checked.
         scorers: Scorers by the name of their ranking.
 
     Raises:
-        SettingError: If a setting is wrong; raised before any image is read.
+        SettingError: If ``groundtruth`` or ``optimise`` is wrong; raised before any image is read.
         ItmError: If the images, the features or the store fail.
     """
-    check_estimate(run)
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
