@@ -184,7 +184,7 @@ def estimate(
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     zoo = resolve_models(models, pretrained)
-    images = {"name": str(data), "limit": limit, "on_error": on_error, "root": None}
+    images = {"name": str(data), "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None}
     zoo, removed = _within(zoo, budget, images, seed)
     run = {
         "data": images,
