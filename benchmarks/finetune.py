@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.data.image_set import load_images
 from itm.groundtruth.datamodule import TransferData
-from itm.groundtruth.module import FineTuneModule, train_transform
-from itm.groundtruth.train import Machine
+from itm.groundtruth.hardware import Hardware
+from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
 from itm.models.backbone import Backbone, load_backbone
 
 CLASSES = 10
@@ -99,7 +99,8 @@ def utilisation(device: str) -> Iterator[list[float]]:
 def fit(backbone: Backbone, data: Any, epochs: int, args: argparse.Namespace, classes: int = CLASSES) -> Clock:
     """Train as a cell of the ground truth is trained, without evaluation."""
     clock = Clock()
-    module = FineTuneModule(backbone, classes, lr=1e-4, weight_decay=1e-2, warmup_epochs=0, compile=args.compile)
+    settings = FineTuneSettings(lr=1e-4, weight_decay=1e-2, warmup_epochs=0, compile=args.compile)
+    module = FineTuneModule(backbone, classes, settings)
     with quiet_lightning(), no_driver_probe():
         trainer = L.Trainer(
             accelerator=args.device,
@@ -135,7 +136,7 @@ def from_images(backbone: Backbone, batch_size: int, args: argparse.Namespace) -
         train_transform=train_transform(backbone),
         eval_transform=backbone.transform,
         batch_size=batch_size,
-        workers=Machine(accelerator=args.device, workers=args.workers).processes,
+        workers=Hardware(accelerator=args.device, workers=args.workers).processes,
         pin=args.device == "cuda",
     )
     with utilisation(args.device) as seen:

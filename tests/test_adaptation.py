@@ -170,8 +170,8 @@ def test_additions_are_seeded(mode: str) -> None:
         ("test_vit", "vtp", {}, "adaptation=vtp: .*Did you mean 'vpt'"),
         ("test_vit", "lora", {"rank": 0}, "rank=0: expected 1 or more"),
         ("test_vit", "vpt", {"prompts": 0}, "prompts=0: expected 1 or more"),
-        ("test_resnet", "lora", {}, "adaptation=lora: needs .*qkv, which test_resnet is not; take one of full, linear"),
-        ("test_resnet", "vpt_deep", {}, "adaptation=vpt_deep: needs .*, which test_resnet is not; take one of"),
+        ("test_resnet", "lora", {}, "adaptation=lora: test_resnet is not .*qkv; set one of full, linear"),
+        ("test_resnet", "vpt_deep", {}, "adaptation=vpt_deep: test_resnet is not .*; set one of"),
     ],
 )
 def test_refused(model: str, mode: str, numbers: dict[str, int], message: str) -> None:
@@ -196,5 +196,5 @@ def test_a_broken_package_of_lora_is_not_called_missing(tmp_path, monkeypatch: p
 def test_bitfit_without_biases() -> None:
     backbone = vit()
     backbone.net = torch.nn.Linear(2, 2, bias=False)
-    with pytest.raises(SettingError, match="adaptation=bitfit: test_vit has no bias"):
+    with pytest.raises(SettingError, match="adaptation=bitfit: test_vit has no biases"):
         adapt(backbone, "bitfit")

@@ -65,7 +65,7 @@ def test_several_scorers_keep_their_order():
 @pytest.mark.parametrize("name", names("truth"))
 def test_true_rankings_compose_into_a_grid(name):
     cfg = composed(f"+truth={name}", entry="train_groundtruth")
-    grid = Grid.of(OmegaConf.to_container(cfg, resolve=True))
+    grid = Grid.from_settings(OmegaConf.to_container(cfg, resolve=True))
     assert grid.protocol.name == name.replace("_", "-")
     assert len(cfg.zoo) == 16
 
@@ -96,7 +96,7 @@ def test_trainers_have_the_same_settings(name):
 
 
 def test_the_grid_of_the_ground_truth_is_the_paper_s_and_the_code_s_own_default():
-    grid = Grid.of(OmegaConf.to_container(composed(entry="train_groundtruth"), resolve=True))
+    grid = Grid.from_settings(OmegaConf.to_container(composed(entry="train_groundtruth"), resolve=True))
     assert grid == Grid(lr=[1e-5, 2e-5, 5e-5], weight_decay=[1e-2, 1e-4], seeds=[0], best_seeds=[])
     assert (tuple(grid.lr), tuple(grid.weight_decay), tuple(grid.seeds)) == (Grid().lr, Grid().weight_decay, (0,))
     assert (grid.protocol.epochs, grid.protocol.batch_size) == (100, 64)
@@ -105,7 +105,7 @@ def test_the_grid_of_the_ground_truth_is_the_paper_s_and_the_code_s_own_default(
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("zoo", "trainer") for name in names(group)])
 def test_the_ground_truth_s_entry_takes_every_zoo_and_trainer(group, name):
     settings = OmegaConf.to_container(composed(f"{group}={name}", entry="train_groundtruth"), resolve=True)
-    grid = Grid.of(settings)
+    grid = Grid.from_settings(settings)
     assert settings["zoo"]
     assert grid.protocol.precision == settings["trainer"]["precision"]
     if name == "v100":

@@ -21,7 +21,7 @@ from itm.core.seeding import derive_seed
 from itm.data.image_set import ImageSet
 from itm.groundtruth.adaptation import ADAPTATIONS
 from itm.groundtruth.datamodule import TransferData
-from itm.groundtruth.module import FineTuneModule, accuracies, lr_factor, train_transform
+from itm.groundtruth.module import FineTuneModule, FineTuneSettings, accuracies, lr_factor, train_transform
 from itm.models.backbone import Backbone, load_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,7 +63,7 @@ def fit(module: FineTuneModule, epochs: int, resume: Path | None = None, workers
 
 def module(net: Backbone | None = None, **settings: Any) -> FineTuneModule:
     settings = {"lr": 1e-3, "weight_decay": 1e-2, "warmup_epochs": 0, **settings}
-    return FineTuneModule(backbone() if net is None else net, CLASSES, **settings)
+    return FineTuneModule(backbone() if net is None else net, CLASSES, FineTuneSettings(**settings))
 
 
 def numbers(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -249,8 +249,7 @@ def test_resumed_training_has_the_numbers_it_would_have_had(kind: str, workers: 
 
 def test_dropout_depends_on_the_seed_and_the_epoch() -> None:
     def loss(seed: int, epoch: int) -> float:
-        tuned = module(dropping(backbone()))
-        tuned.seed = seed
+        tuned = module(dropping(backbone()), seed=seed)
         run = trainer(9)
         run.fit_loop.epoch_progress.current.processed = run.fit_loop.epoch_progress.current.completed = epoch
         tuned.trainer = run
@@ -310,11 +309,11 @@ def test_train_transform() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr=0.0: expected more than 0"),
-        ({"lr": math.nan}, "lr=nan: expected more than 0"),
-        ({"weight_decay": -1.0}, "weight_decay=-1.0: expected 0 or more"),
-        ({"warmup_epochs": -1}, "warmup_epochs=-1: expected 0 or more"),
-        ({"label_smoothing": 1.0}, "label_smoothing=1.0: expected 0 or more and less than 1"),
+        ({"lr": 0.0}, "lr=0.0: expected a number above 0"),
+        ({"lr": math.nan}, "lr=nan: expected a"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0: expected a number of at least 0"),
+        ({"warmup_epochs": -1}, "warmup_epochs=-1: expected a number of at least 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0: expected a number below 1"),
         ({"schedule": "cosin"}, "schedule=cosin: .*Did you mean 'cosine'"),
         ({"adaptation": "ful"}, "adaptation=ful: .*Did you mean 'full'"),
     ],
@@ -326,7 +325,7 @@ def test_refused(settings: dict[str, Any], message: str) -> None:
 
 def test_refused_before_training() -> None:
     with pytest.raises(SettingError, match="num_classes=1: expected 2 or more"):
-        FineTuneModule(backbone(), 1, lr=1e-3, weight_decay=0)
+        FineTuneModule(backbone(), 1, FineTuneSettings(lr=1e-3, weight_decay=0))
     with pytest.raises(SettingError, match="warmup_epochs=5: expected less than the training's 2 epochs"):
         fit(module(warmup_epochs=5), 2)
     with pytest.raises(SettingError, match="gradient_checkpointing=true: torchvision:resnet18 does not support it"):

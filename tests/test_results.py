@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from itm.groundtruth import summary as collect
+from itm.groundtruth import summary
 from itm.groundtruth import tables as groundtruth
-from itm.groundtruth.trials import Cells
+from itm.groundtruth.trials import TrialStore
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "experiments" / "README.md").read_text("utf-8")
@@ -97,8 +97,9 @@ def test_what_is_said_of_the_miniature_is_in_its_table():
 
 
 def test_the_true_accuracies_of_the_miniature_are_those_of_its_records():
-    records = Cells(ROOT / "experiments" / "miniature" / "records").read_all()
-    best = collect.best_cells(collect.to_frame(records))
+    records = TrialStore(ROOT / "experiments" / "miniature" / "records").read_all()
+    assert len(records) == len(list((ROOT / "experiments" / "miniature" / "records").glob("*/record.json")))
+    best = summary.best_accuracies(summary.to_frame(records))
     for name in ("miniature", "miniature_elpv"):
         table = groundtruth.load(str(ROOT / "experiments" / "groundtruth" / f"{name}.csv"))
         found = best.reindex(index=table.index, columns=table.columns)
@@ -109,9 +110,9 @@ def test_the_miniature_s_pool_is_as_informative_as_is_said():
     """Range of the fourteen, seed noise and the two untrained controls, by target."""
     cells = pd.read_csv(ROOT / "experiments" / "groundtruth" / "miniature_cells.csv")
     text = (ROOT / "experiments" / "miniature" / "README.md").read_text("utf-8")
-    table, controls = collect.best_cells(cells), ["resnet10_random", "vit_random"]
+    table, controls = summary.best_accuracies(cells), ["resnet10_random", "vit_random"]
     pool, enough = table.drop(index=controls), 0
-    for target, deviation in collect.noise(cells[~cells["model"].isin(controls)]).items():
+    for target, deviation in summary.noise(cells[~cells["model"].isin(controls)]).items():
         best, worst = pool[target].max(), pool[target].min()
         (line,) = re.findall(rf"^\| `{target}` \| ([\d.| ]+) \|$", text, re.MULTILINE)
         said = [float(word) for word in line.split("|")]

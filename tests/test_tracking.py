@@ -1,4 +1,4 @@
-"""What a tracked run leaves on disk, and that nobody is asked anything."""
+"""The files of a tracked run, live curves, and runs that fail; without a prompt."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from itm.data.image_set import load_images
+from itm.data.image_set import ImageSet, load_images
+from itm.groundtruth.grid import Grid
+from itm.groundtruth.images import ImageSplits
+from itm.groundtruth.module import FineTuneModule
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.trials import TrialStore
+from itm.groundtruth.worker import Worker
 from itm.ranking.ranking import Entry, Ranking
 from itm.report.figures import score_bars
 from itm.report.report import Candidate, Report
@@ -77,27 +87,114 @@ def _parsed(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
             parts = b""
 
 
-@pytest.mark.slow
-def test_an_offline_run_holds_config_curves_table_and_seconds(tmp_path, monkeypatch, image_folder):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    score = Score(0.4, 0.5, {"n": 3, "curve": {5: 0.2, 10: 0.4}, "losses": {5: 1.0, 10: 0.5}})
-    facts = Candidate(1, 32, 8, "gap", "crop", "none", "MIT", None, 1.0, 9.0, False)
-    ranking = Ranking(ITM(), (Entry("a", (score,)),))
-    report = Report(load_images(image_folder), [ranking], {"a": facts}, settings={"seed": 7})
-    Wandb(group="ablation_batch").log(report, tmp_path / "run")
+@dataclass
+class OfflineRun:
+    """The content of one run's file."""
 
-    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
-    group, config, history, summary = None, {}, [], {}
+    name: str = ""
+    group: str = ""
+    tags: set[str] = field(default_factory=set)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
+
+
+def read_runs(folder: Path) -> list[OfflineRun]:
+    """Read every run below a folder, oldest first."""
+    return [read_run(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+
+
+def read_run(file: Path) -> OfflineRun:
+    found = OfflineRun()
     for record in records(file):
-        group = record.run.run_group or group
-        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        found.group = record.run.run_group or found.group
+        found.name = record.run.display_name or found.name
+        found.tags |= set(record.run.tags)
+        found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         if record.history.item:
-            history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
-        summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
-    assert group == "ablation_batch"
-    assert config["seed"] == 7
-    curve = [(row["itm/a/iteration"], row["itm/a/heldout"]) for row in history if "itm/a/heldout" in row]
-    assert curve == [(5, 0.2), (10, 0.4)]
-    assert any("ranking" in "".join(row) for row in history)
-    assert summary["itm/a/score"] == 0.4
-    assert summary["itm/seconds"] == 0.5
+            row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            found.history.append(row)
+        found.summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
+        if record.HasField("exit"):
+            found.exit_code = record.exit.exit_code
+    return found
+
+
+SETTINGS = {"seed": 7, "data": {"name": "/photos/bees"}, "scorer": {"itm": {}}}
+
+
+@pytest.mark.slow
+def test_a_run_holds_config_tags_table_seconds_and_the_curve_of_every_seed(tmp_path, monkeypatch, image_folder):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    runs = tuple(
+        Score(0.4, 0.5, {"n": 3, "curve": {5: 0.2 + seed, 10: 0.4 + seed}, "losses": {5: 1.0, 10: 0.5}})
+        for seed in range(2)
+    )
+    facts = Candidate(1, 32, 8, "gap", "crop", "none", "MIT", None, 1.0, 9.0, False)
+    ranking = Ranking(ITM(), (Entry("a", runs), Entry("b", runs[:1])))
+    report = Report(load_images(image_folder), [ranking], {"a": facts, "b": facts}, settings=SETTINGS)
+    with Wandb(group="ablation_batch", tags=["mine"]).track_estimate(SETTINGS, tmp_path / "run") as run:
+        assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb")), "the run exists before the work"
+        run.log(report)
+    (found,) = read_runs(tmp_path / "run")
+    assert (found.name, found.group, found.tags) == ("bees: itm", "ablation_batch", {"mine", "bees", "itm"})
+    assert found.config["seed"] == 7
+    for name, offset in (("itm/a/seed0", 0), ("itm/a/seed1", 1), ("itm/b", 0)):
+        curve = [(r[f"{name}/iteration"], r[f"{name}/heldout"]) for r in found.history if f"{name}/heldout" in r]
+        assert curve == [(5, 0.2 + offset), (10, 0.4 + offset)]
+    assert any("ranking" in "".join(row) for row in found.history)
+    assert found.summary["itm/a/score"] == 0.4
+    assert found.summary["itm/seconds"] == 1.5
+    assert found.exit_code == 0
+
+
+def test_an_estimate_that_fails_leaves_a_failed_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(RuntimeError, match="broken"), Wandb().track_estimate(SETTINGS, tmp_path):
+        raise RuntimeError("broken")
+    (found,) = read_runs(tmp_path)
+    assert found.exit_code == 1
+
+
+def _images(count: int, split: str) -> ImageSet:
+    labels = torch.arange(count) % 2
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 20, 20, 3)).astype(np.uint8)
+    return ImageSet("noise", split, ("dark", "bright"), labels, pixels)
+
+
+def _epochs(run: OfflineRun) -> list[tuple[float, float]]:
+    return [(row["epoch"], row["accuracy"]) for row in run.history if "accuracy" in row]
+
+
+def test_a_trial_logs_every_epoch_while_it_trains_also_where_it_is_killed_and_resumed(
+    tmp_path, monkeypatch, one_thread
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    images = ImageSplits(_images(16, "train"), _images(8, "test"))
+    grid = Grid([1e-3], [1e-2], protocol=Protocol(epochs=3, batch_size=8, warmup_epochs=0))
+    zoo = {"a": {"model": "test_vit", "image_size": 32}}
+    tracker = Wandb().for_trials(tmp_path / "out")
+    worker = Worker(zoo, images, TrialStore(tmp_path / "records"), tracker=tracker)
+    step = FineTuneModule.training_step
+
+    def interrupted(module, batch, index):
+        if module.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuneModule, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.run(grid)
+    (record,), _ = worker.run(grid)
+    expected = [(epoch["epoch"], epoch["accuracy"]) for epoch in record.history]
+    killed, finished = read_runs(tmp_path / "out")
+    assert (_epochs(killed), killed.exit_code) == (expected[:2], 1)
+    assert (_epochs(finished), finished.exit_code) == (expected, 0)
+    assert finished.group == "noise/a"
+    assert finished.name == str(record.trial)
+    assert finished.tags == {"noise", "a", "full", "3ep"}
+    assert finished.config["lr"] == 1e-3
+    assert finished.summary["best_accuracy"] == record.best["accuracy"]
+    assert finished.summary["selection"].endswith("chosen on the test split (optimistic)")

@@ -1,28 +1,31 @@
-"""train_groundtruth.py from a folder of images to tables: skipped, resumed, shared and failing cells."""
+"""train_groundtruth.py from a folder of images to tables: skipped, resumed, shared and failing trials."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 
 from itm.cli import train_groundtruth
-from itm.core.errors import SettingError
+from itm.core.errors import DataError, SettingError
 from itm.data.image_set import load_images
 from itm.groundtruth import tables as groundtruth
-from itm.groundtruth.grid import Grid, Walk, load_both
+from itm.groundtruth.grid import Grid
+from itm.groundtruth.images import ImageSplits, default_select, load_splits
 from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.protocol import Protocol
-from itm.groundtruth.train import train_cell
-from itm.groundtruth.trials import Cells
+from itm.groundtruth.train import train_trial
+from itm.groundtruth.trials import TrialStore
+from itm.groundtruth.worker import Worker
 
 ZOO = ("~zoo", "+zoo.a={model: test_vit}", "+zoo.b={model: test_resnet}")
 FAST = ("image_size=32", "grid.lr=[1e-3]", "grid.weight_decay=[1e-2]")
@@ -55,14 +58,14 @@ def records(home: Path) -> list[dict]:
 
 
 def trained(monkeypatch) -> list[str]:
-    """Names of the cells that are trained from now on."""
+    """Names of the trials that are trained from now on."""
     names: list[str] = []
 
-    def note(cell, *others):
-        names.append(str(cell))
-        return train_cell(cell, *others)
+    def note(trial, *others, **options):
+        names.append(str(trial))
+        return train_trial(trial, *others, **options)
 
-    monkeypatch.setattr("itm.groundtruth.grid.train_cell", note)
+    monkeypatch.setattr("itm.groundtruth.worker.train_trial", note)
     return names
 
 
@@ -112,19 +115,6 @@ def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_
     assert "the seed alone moves an accuracy by" in capsys.readouterr().out
 
 
-def test_each_cell_is_a_tracked_run_of_its_dataset_and_model(run, image_folder, monkeypatch):
-    started = []
-    monkeypatch.setattr("wandb.init", lambda **settings: started.append((settings, MagicMock())) or started[-1][1])
-    _, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "tracking=wandb")
-    assert code == 0
-    assert [settings["group"] for settings, _ in started] == ["images/a", "images/b"]
-    for settings, wandb_run in started:
-        assert settings["config"]["lr"] == 1e-3
-        assert [call.kwargs["step"] for call in wandb_run.log.call_args_list] == [1, 2]
-        assert wandb_run.log.call_args_list[0].args[0]["accuracy"] >= 0
-        wandb_run.finish.assert_called_once_with(exit_code=0)
-
-
 def test_failures_are_recorded_and_tried_again_while_the_others_go_on(run, image_folder, tmp_path, monkeypatch):
     step = FineTuneModule.training_step
 
@@ -172,7 +162,7 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("+grid.lrs=[1]", ["grid.lrs", "'grid.lr'"]),
         ("grid.lr=1e-5", ["grid.lr=1e-05", "list"]),
         ("grid.lr=[]", ["grid.lr=[]", "list"]),
-        ("grid.lr=[a]", ["grid.lr=a", "above 0"]),
+        ("grid.lr=[a]", ["grid.lr=a", "a number"]),
         ("grid.lr=[0]", ["grid.lr=0", "above 0"]),
         ("grid.weight_decay=[-1]", ["grid.weight_decay=-1"]),
         ("grid.seeds=[1.5]", ["grid.seeds=1.5", "whole number"]),
@@ -181,7 +171,7 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("+protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("protocol.epochs=3", ["protocol.warmup_epochs=5", "protocol.epochs=3"]),
         ("protocol.rank=0", ["protocol.rank=0", "at least 1"]),
-        ("protocol.prompts=x", ["protocol.prompts=x", "at least 1"]),
+        ("protocol.prompts=x", ["protocol.prompts=x", "whole number"]),
         ("protocol.schedule=cosin", ["protocol.schedule=cosin", "'cosine'"]),
         ("image_size=0", ["image_size=0", "at least 1"]),
         ("data.test_limit=x", ["data.test_limit=x", "whole number"]),
@@ -202,7 +192,7 @@ def test_mistakes_end_in_one_line(run, override, words, capsys):
         assert word in lines[0]
 
 
-def test_a_missing_package_is_told_before_any_cell(run, monkeypatch, capsys):
+def test_a_missing_package_is_reported_before_any_trial(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "peft", None)
     _, code = run("data=digits", "adaptation=lora")
     assert code == 2
@@ -215,68 +205,178 @@ def grid():
 
 
 @pytest.fixture
-def walk(image_folder, tmp_path, one_thread):
+def worker(image_folder, tmp_path, one_thread):
     zoo = {"a": {"model": "test_vit", "image_size": 32}}
-    images = (load_images(image_folder, split) for split in ("train", "test"))
-    return Walk(zoo, *images, Cells(tmp_path / "records"), patience=0.05)
+    images = ImageSplits(*(load_images(image_folder, split) for split in ("train", "test")))
+    return Worker(zoo, images, TrialStore(tmp_path / "records"), patience=0.05)
 
 
-def test_cells_that_another_worker_holds_are_come_back_to(walk, grid, monkeypatch, caplog):
+def test_a_trial_that_another_worker_holds_is_tried_again_later(worker, grid, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    first = grid.cells(walk._backbone("a"), walk.train, walk.test)[0]
-    claimed = walk.cells.claim(first)
+    first = grid.trials(worker.backbone("a"), worker.images)[0]
+    claimed = worker.store.claim(first)
     claimed.__enter__()
     waits = []
 
     def wait(seconds):  # the other worker is killed meanwhile
-        waits.append(len(list(walk.cells.root.rglob("record.json"))))
+        waits.append(len(list(worker.store.root.rglob("record.json"))))
         claimed.__exit__(None, None, None)
 
-    monkeypatch.setattr("itm.groundtruth.grid.time.sleep", wait)
-    records, failed = walk.run(grid)
+    monkeypatch.setattr("itm.groundtruth.worker.time.sleep", wait)
+    records, failed = worker.run(grid)
     assert (len(records), failed) == (2, [])
-    assert waits == [1], "the free cell comes first, then one wait"
-    assert "1 cells are left, which other workers hold" in caplog.text
+    assert waits == [1], "the free trial comes first, then one wait"
+    assert "1 trials are left, which other workers hold" in caplog.text
 
 
-def test_a_failure_is_tried_again_by_one_worker_only(walk, grid, monkeypatch):
+def test_a_failure_is_tried_again_by_one_worker_only(worker, grid, monkeypatch):
     def fail(*_):
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
         patch.setattr(FineTuneModule, "training_step", fail)
-        _, failed = walk.run(grid)
+        _, failed = worker.run(grid)
         assert len(failed) == 2
         names = trained(patch)
-        second = Walk(walk.zoo, walk.train, walk.test, walk.cells)
-        second._old = {record.cell.digest: record for record in walk.cells.read_all()}
-        walk.run(grid)
+        second = Worker(worker.zoo, worker.images, worker.store)
+        second._old_failures = {record.trial.digest: record for record in worker.store.read_all()}
+        worker.run(grid)
         assert len(names) == 2
-        for cell in grid.cells(walk._backbone("a"), walk.train, walk.test):
-            assert second._settle(cell), "failed since the second worker began"
+        for trial in grid.trials(worker.backbone("a"), worker.images):
+            assert second.train_if_free(trial), "failed since the second worker began"
         assert len(names) == 2
 
 
-def test_tracking_that_fails_costs_no_cell(walk, grid, caplog):
-    def offline(record):
-        raise OSError("no network")
+class _BrokenTracker:
+    """Fails at the start of the first run and at the end of the second."""
 
-    walk.recorded = offline
-    records, failed = walk.run(grid)
+    logger = None
+
+    def __init__(self):
+        self.started = 0
+
+    @contextmanager
+    def track_trial(self, trial):
+        self.started += 1
+        if self.started == 1:
+            raise OSError("no network")
+        yield self
+
+    def finish(self, record):
+        raise OSError("network lost")
+
+
+def test_tracking_that_fails_costs_no_trial(worker, grid, caplog):
+    worker.tracker = _BrokenTracker()
+    records, failed = worker.run(grid)
     assert (len(records), failed) == (2, [])
-    assert "recorded, but not tracked: no network" in caplog.text
+    assert "is not tracked: no network" in caplog.text
+    assert "is recorded, but its tracked run did not end properly: network lost" in caplog.text
+
+
+DIGITS = {"name": "digits", "root": None, "limit": 50, "test_limit": 30, "on_error": "stop"}
 
 
 def test_a_sample_of_the_test_split_is_named_by_its_own_setting():
-    train, test = load_both({"name": "digits", "root": None, "limit": 50, "test_limit": 30}, seed=0)
-    assert (len(train), len(test)) == (50, 30)
+    images = load_splits(DIGITS, 0, "test")
+    assert (len(images.train), len(images.test), images.validation) == (50, 30, None)
+    assert images.fingerprint == images.train.fingerprint
     with pytest.raises(SettingError, match=r"data\.test_limit=3:"):
-        load_both({"name": "digits", "root": None, "limit": 50, "test_limit": 3}, seed=0)
+        load_splits({**DIGITS, "test_limit": 3}, 0, "test")
+
+
+def test_a_stratified_fifth_of_the_training_images_validates_and_does_not_train():
+    whole = load_splits(DIGITS, 0, "test").train
+    images = load_splits(DIGITS, 0, "validation")
+    assert (len(images.train), len(images.validation)) == (40, 10)
+    assert images.validation.labels.unique().tolist() == list(range(10))
+    rows = sorted(part.items[i].tobytes() for part in (images.train, images.validation) for i in range(len(part)))
+    assert rows == sorted(item.tobytes() for item in whole.items)
+    others = [load_splits(DIGITS, seed, "validation").fingerprint for seed in (0, 1)]
+    assert others[0] == images.fingerprint != others[1]
+
+
+def test_a_user_s_folder_is_chosen_on_validation_images_and_a_dataset_by_name_on_the_test_split(image_folder):
+    assert default_select(str(image_folder)) == "validation"
+    assert default_select("digits") == "test"
+
+
+def test_the_accuracy_of_the_epoch_that_the_validation_images_choose_is_shown(run, image_folder, tmp_path, capsys):
+    out, code = run(f"data={image_folder}", *ZOO[:2], *FAST, *SHORT)
+    assert code == 0
+    (record,) = records(tmp_path / "home")
+    assert record["cell"]["protocol"]["select"] == "validation"
+    best = max(record["history"], key=lambda epoch: epoch["validation_accuracy"])
+    assert (record["epoch"], record["accuracy"]) == (best["epoch"], best["accuracy"])
+    assert "best epoch and setting chosen on a fifth of the training split" in " ".join(capsys.readouterr().out.split())
+    assert "chosen on a fifth of the training split" in (out / "groundtruth_cells.csv").read_text()
+
+    out, code = run(f"data={image_folder}", *ZOO[:2], *FAST, *SHORT, "protocol.select=test", out="optimistic")
+    assert code == 0
+    note = "best epoch and setting chosen on the test split (optimistic)"
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert note in (out / "groundtruth_cells.csv").read_text()
+    assert len(records(tmp_path / "home")) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped_and_recorded(
+    run, image_folder, tmp_path, capsys, split
+):
+    parts = {part: load_images(image_folder, part) for part in ("train", "test")}
+    broken = Path(parts[split].path(0))
+    for part, images in parts.items():
+        for index in range(len(images)):
+            path = Path(images.path(index))
+            target = image_folder / part / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"not an image" if path == broken else path.read_bytes())
+    for name in ("ant", "bee", "cat"):
+        shutil.rmtree(image_folder / name)
+    words = (f"data={image_folder}", *ZOO[:2], *FAST, *SHORT)
+    _, code = run(*words)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert broken.name in error
+    assert "data.on_error=skip" in error
+    _, code = run(*words, "data.on_error=skip")
+    assert code == 0
+    (record,) = records(tmp_path / "home")
+    (reason,) = record["facts"]["skipped"]
+    assert broken.name in reason
+
+
+def test_a_class_whose_images_are_all_broken_is_named(image_folder):
+    images = load_images(image_folder)
+    for index in range(len(images)):
+        if images.classes[int(images.labels[index])] == "cat":
+            Path(images.path(index)).write_bytes(b"not an image")
+    data = {**DIGITS, "name": str(image_folder), "limit": None, "test_limit": None, "on_error": "skip"}
+    with pytest.raises(DataError, match="no image of the class cat can be read"):
+        load_splits(data, 0, "test")
+
+
+@pytest.mark.parametrize("table", ["/proc/table.csv", "/dev/null/table.csv", "results", "results/table"])
+def test_a_table_that_cannot_be_written_is_refused_before_any_image_is_read(run, monkeypatch, capsys, table):
+    monkeypatch.setattr("itm.groundtruth.images.load_splits", lambda *_: pytest.fail("images are read"))
+    _, code = run("data=digits", f"table={table}")
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert line.startswith(f"error: table={table}: ")
+
+
+def test_a_folder_of_records_that_cannot_be_written_is_refused_before_any_image_is_read(run, monkeypatch, capsys):
+    monkeypatch.setattr("itm.groundtruth.images.load_splits", lambda *_: pytest.fail("images are read"))
+    for records_setting in ("/proc/records", "null"):
+        _, code = run("data=digits", f"records={records_setting}")
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert code == 2
+        assert line.startswith("error: records")
 
 
 @pytest.mark.slow
 def test_kill_9_loses_no_finished_epoch(image_folder, tmp_path):
-    """The script itself, killed in the middle of a cell, ends with the numbers of a run that was left alone."""
+    """The script itself, killed in the middle of a trial, ends with the numbers of a run that was left alone."""
 
     def start(home: str) -> subprocess.Popen:
         own = [f"data={image_folder}", "~zoo", "+zoo.b={model: test_resnet}", "image_size=32", "protocol.batch_size=8"]
@@ -298,7 +398,7 @@ def test_kill_9_loses_no_finished_epoch(image_folder, tmp_path):
     said = again.communicate(timeout=240)[0]
     whole.communicate(timeout=240)
     assert (again.returncode, whole.returncode) == (0, 0)
-    assert "Going on after epoch" in said
+    assert "Resuming after epoch" in said
     keys = ("epoch", "train_loss", "accuracy", "class_accuracy", "lr")
     histories = [
         [{key: epoch[key] for key in keys} for epoch in records(tmp_path / home)[0]["history"]]

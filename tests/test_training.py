@@ -1,4 +1,4 @@
-"""One cell: the same numbers after a kill, within the memory there is, and a record however it ends."""
+"""One trial: the same numbers after a kill, within the memory there is, and a record however it ends."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from itm.core.provenance import peak_memory, reset_peak_memory
 from itm.data.image_set import ImageSet
 from itm.groundtruth.checkpoint import LastCheckpoint
 from itm.groundtruth.grid import Grid
-from itm.groundtruth.hardware import Machine
+from itm.groundtruth.hardware import Hardware
+from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.protocol import Protocol
-from itm.groundtruth.train import Batching, train_cell
-from itm.groundtruth.trials import Cells
+from itm.groundtruth.train import Batching, train_trial
+from itm.groundtruth.trials import TrialStore
 from itm.models.backbone import load_backbone
 
 PROTOCOL = Protocol(epochs=4, batch_size=8, warmup_epochs=1)
@@ -38,7 +39,7 @@ def image_set(count: int, split: str) -> ImageSet:
     )
 
 
-TRAIN, TEST = image_set(20, "train"), image_set(10, "test")
+IMAGES = ImageSplits(image_set(20, "train"), image_set(10, "test"))
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +48,8 @@ def _one_thread(one_thread):
 
 
 @pytest.fixture
-def cells(tmp_path):
-    return Cells(tmp_path)
+def store(tmp_path):
+    return TrialStore(tmp_path)
 
 
 @pytest.fixture(scope="module", params=["test_vit", "test_resnet"])
@@ -61,14 +62,14 @@ def vit():
     return load_backbone("tiny", model="test_vit", image_size=32)
 
 
-def only_cell(backbone, protocol=PROTOCOL, **grid):
-    return Grid(**{"lr": [1e-3], "weight_decay": [1e-2], "protocol": protocol, **grid}).cells(backbone, TRAIN, TEST)[0]
+def only_trial(backbone, protocol=PROTOCOL, **grid):
+    return Grid(**{"lr": [1e-3], "weight_decay": [1e-2], "protocol": protocol, **grid}).trials(backbone, IMAGES)[0]
 
 
-def train(cells, backbone, cell=None, machine=None):
-    cell = cell or only_cell(backbone)
-    cells.folder(cell).mkdir(parents=True, exist_ok=True)
-    return train_cell(cell, backbone, TRAIN, TEST, cells, machine)
+def train(store, backbone, trial=None, hardware=None):
+    trial = trial or only_trial(backbone)
+    store.folder(trial).mkdir(parents=True, exist_ok=True)
+    return train_trial(trial, backbone, IMAGES, store, hardware)
 
 
 def numbers(record):
@@ -87,41 +88,41 @@ def break_in(monkeypatch, error, when):
     monkeypatch.setattr(FineTuneModule, "training_step", breaking)
 
 
-def test_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(cells, backbone, tmp_path, monkeypatch):
-    whole = train(Cells(tmp_path / "whole"), backbone)
+def test_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(store, backbone, tmp_path, monkeypatch):
+    whole = train(TrialStore(tmp_path / "whole"), backbone)
     assert [epoch["epoch"] for epoch in whole.history] == [1, 2, 3, 4]
     assert whole.facts["trainable"] > 1e5
     assert whole.facts["images_per_second"] > 0
     with monkeypatch.context() as patch:
         break_in(patch, Killed(), lambda module, _: module.current_epoch == 2)
         with pytest.raises(Killed):
-            train(cells, backbone)
-    assert LastCheckpoint(cells.folder(only_cell(backbone))).find()
+            train(store, backbone)
+    assert LastCheckpoint(store.folder(only_trial(backbone))).find()
     seen = []
     break_in(monkeypatch, Killed(), lambda module, _: seen.append(module.current_epoch))
-    resumed = train(cells, backbone)
+    resumed = train(store, backbone)
     assert min(seen) == 2, "the finished epochs are trained again"
     assert numbers(resumed) == numbers(whole)
 
 
-def test_ctrl_c_stays_one_and_keeps_the_epochs(cells, vit, monkeypatch):
+def test_ctrl_c_stays_one_and_keeps_the_epochs(store, vit, monkeypatch):
     break_in(monkeypatch, KeyboardInterrupt(), lambda module, _: module.current_epoch == 1)
     with pytest.raises(KeyboardInterrupt):
-        train(cells, vit)
-    assert LastCheckpoint(cells.folder(only_cell(vit))).find()
+        train(store, vit)
+    assert LastCheckpoint(store.folder(only_trial(vit))).find()
 
 
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-100], lambda content: content[:999] + b"?" + content[1000:]]
 )
-def test_a_damaged_checkpoint_is_removed_and_the_cell_starts_again(cells, vit, monkeypatch, caplog, damage):
+def test_a_damaged_checkpoint_is_removed_and_the_cell_starts_again(store, vit, monkeypatch, caplog, damage):
     with monkeypatch.context() as patch:
         break_in(patch, Killed(), lambda module, _: module.current_epoch == 1)
         with pytest.raises(Killed):
-            train(cells, vit)
-    path = LastCheckpoint(cells.folder(only_cell(vit))).find()
+            train(store, vit)
+    path = LastCheckpoint(store.folder(only_trial(vit))).find()
     path.write_bytes(damage(path.read_bytes()))
-    record = train(cells, vit)
+    record = train(store, vit)
     assert f"{path} is damaged" in caplog.text
     assert len(record.history) == 4
 
@@ -144,14 +145,14 @@ def test_a_kill_between_the_two_files_of_a_checkpoint_leaves_the_old_one(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_out_of_memory_halves_the_images_at_once_and_keeps_the_batch(cells, vit, tmp_path, monkeypatch, caplog):
-    whole = train(Cells(tmp_path / "whole"), vit)
+def test_out_of_memory_halves_the_images_at_once_and_keeps_the_batch(store, vit, tmp_path, monkeypatch, caplog):
+    whole = train(TrialStore(tmp_path / "whole"), vit)
     break_in(
         monkeypatch,
         torch.OutOfMemoryError("CUDA out of memory"),
         lambda module, images: len(images) > (2 if module.current_epoch == 2 else 4),
     )
-    record = train(cells, vit)
+    record = train(store, vit)
     assert record.error is None
     assert record.facts["images_at_once"] == 2
     assert "4 images at once and the gradients of 2 such parts" in caplog.text
@@ -168,9 +169,9 @@ def cpu_without_memory() -> RuntimeError:
 
 
 @pytest.mark.parametrize("error", [cpu_without_memory(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")])
-def test_memory_that_runs_out_elsewhere_halves_too(cells, vit, monkeypatch, error):
+def test_memory_that_runs_out_elsewhere_halves_too(store, vit, monkeypatch, error):
     break_in(monkeypatch, error, lambda module, images: len(images) > 4)
-    record = train(cells, vit)
+    record = train(store, vit)
     assert record.error is None
     assert record.facts["images_at_once"] == 4
 
@@ -184,14 +185,14 @@ def test_peak_memory_is_counted_anew():
     assert peak_memory("cpu") < before - 50 * 2**20
 
 
-def test_no_memory_for_a_single_image_is_a_failure(cells, vit, monkeypatch):
+def test_no_memory_for_a_single_image_is_a_failure(store, vit, monkeypatch):
     break_in(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), lambda module, images: True)
-    record = train(cells, vit)
+    record = train(store, vit)
     assert "one image at once" in record.error
     assert record.history == []
 
 
-def test_a_loss_that_is_no_number_is_a_failure_with_the_good_epochs(cells, vit, monkeypatch):
+def test_a_loss_that_is_no_number_is_a_failure_with_the_good_epochs(store, vit, monkeypatch):
     step = FineTuneModule.training_step
 
     def poison(module, batch, index):
@@ -200,31 +201,31 @@ def test_a_loss_that_is_no_number_is_a_failure_with_the_good_epochs(cells, vit, 
         return step(module, batch, index)
 
     monkeypatch.setattr(FineTuneModule, "training_step", poison)
-    record = train(cells, vit)
+    record = train(store, vit)
     assert record.error == "the training loss is nan in epoch 3"
     assert [epoch["epoch"] for epoch in record.history] == [1, 2]
 
 
-def test_a_defect_in_training_is_a_failure_in_one_line(cells, vit, monkeypatch):
+def test_a_defect_in_training_is_a_failure_in_one_line(store, vit, monkeypatch):
     break_in(monkeypatch, RuntimeError("no kernel image\nCUDA kernel errors might"), lambda module, images: True)
-    assert train(cells, vit).error == "RuntimeError: no kernel image"
+    assert train(store, vit).error == "RuntimeError: no kernel image"
 
 
-def test_what_an_adaptation_cannot_take_is_the_cell_s_failure(cells):
+def test_what_an_adaptation_cannot_take_is_the_cell_s_failure(store):
     resnet = load_backbone("tiny", model="test_resnet", image_size=32)
-    record = train(cells, resnet, only_cell(resnet, adaptation="vpt"))
+    record = train(store, resnet, only_trial(resnet, adaptation="vpt"))
     assert record.error.startswith("adaptation=vpt:")
-    linear = train(cells, resnet, only_cell(resnet, adaptation="linear"))
+    linear = train(store, resnet, only_trial(resnet, adaptation="linear"))
     assert linear.facts["trainable"] == (resnet.dim + 1) * 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_stops_everything(cells, vit, tmp_path, workers):
+def test_an_image_that_cannot_be_read_stops_everything(store, vit, tmp_path, workers):
     path = tmp_path / "bee.png"
     path.write_bytes(b"no image")
     broken = ImageSet("noise", "train", ("a", "b"), torch.tensor([0, 1]), (path, path))
     with pytest.raises(DataError, match=r"bee\.png"):
-        train_cell(only_cell(vit), vit, broken, TEST, cells, Machine(workers=workers))
+        train_trial(only_trial(vit), vit, ImageSplits(broken, IMAGES.test), store, Hardware(workers=workers))
 
 
 @pytest.mark.parametrize(
@@ -239,15 +240,15 @@ def test_an_image_that_cannot_be_read_stops_everything(cells, vit, tmp_path, wor
     ],
 )
 def test_batches_by_hand(images, batch_size, at_once, expected):
-    batching = Batching.of(images, batch_size, at_once)
+    batching = Batching.fitting(images, batch_size, at_once)
     assert (batching.size, batching.parts, batching.steps) == expected
     assert batching.micro <= at_once
     assert batching.steps * batching.parts * batching.micro <= images
 
 
-def test_the_backbone_stays_as_it_is(cells, vit):
+def test_the_backbone_stays_as_it_is(store, vit):
     before = {name: value.clone() for name, value in vit.state_dict().items()}
-    train(cells, vit, only_cell(vit, Protocol(epochs=1, batch_size=8, warmup_epochs=0)))
+    train(store, vit, only_trial(vit, Protocol(epochs=1, batch_size=8, warmup_epochs=0)))
     assert all(torch.equal(before[name], value) for name, value in vit.state_dict().items())
 
 
@@ -269,7 +270,7 @@ def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
         "gradient_checkpointing": False,
     }
     with pytest.raises(SettingError, match=words):
-        Machine.of(settings | {"gradient_checkpointing": False})
+        Hardware.from_settings(settings | {"gradient_checkpointing": False})
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,6 @@ def test_a_gpu_that_the_build_or_the_precision_does_not_suit_is_told(monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
-    machine = Machine(accelerator="cuda")
+    hardware = Hardware(accelerator="cuda")
     with pytest.raises(SettingError, match=words) if words else nullcontext():
-        machine.check(precision)
+        hardware.check(precision)

@@ -6,6 +6,7 @@ python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -41,9 +42,11 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     scorers = {str(name): build(f"scorer.{name}", node, run["trust"]) for name, node in cfg.scorer.items()}
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
-    report = run_estimate(run, scorers)
-    written = report.write(output)
-    report.show(console())
-    print(f"Report: {written[-1]}")
-    if tracker is not None:
-        print(f"W&B run: {tracker.log(report, output)}")
+    with nullcontext() if tracker is None else tracker.track_estimate(run, output) as tracked:
+        report = run_estimate(run, scorers)
+        written = report.write(output)
+        report.show(console())
+        print(f"Report: {written[-1]}")
+        if tracked is not None:
+            tracked.log(report)
+            print(f"W&B run: {tracked.folder}")

@@ -27,9 +27,9 @@ def main() -> None:
     try:
         command.run(job, "train_groundtruth", __doc__)
     except Exception as error:
-        from itm.groundtruth.grid import CellsFailedError
+        from itm.groundtruth.worker import TrialsFailedError
 
-        if isinstance(error, CellsFailedError):  # a job of a multirun
+        if isinstance(error, TrialsFailedError):  # a job of a multirun
             sys.exit(str(error))
         raise
 
@@ -37,36 +37,41 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="train_groundtruth")
 def job(cfg: DictConfig) -> None:
     """Train the trials that have no record and write the tables."""
-    from itm.groundtruth.grid import CellsFailedError
+    from itm.groundtruth.worker import TrialsFailedError
 
     with command.exit_on_user_error():
         failed = train(cfg, Path(HydraConfig.get().runtime.output_dir))
     if failed and HydraConfig.get().mode == RunMode.MULTIRUN:  # an exit would end the other jobs
-        raise CellsFailedError(failed)
+        raise TrialsFailedError(failed)
     if failed:
-        sys.exit(str(CellsFailedError(failed)))
+        sys.exit(str(TrialsFailedError(failed)))
 
 
 def train(cfg: DictConfig, output: Path) -> list[str]:
     """Run the trials of the grid that the config describes; return the failed ones, with the reason."""
     # imported here: torch and Lightning take longer than `--help` and the mistakes in a command line need
     from itm.cli.settings import check_groundtruth
-    from itm.core.console import console
-    from itm.groundtruth import summary, tables
-    from itm.groundtruth.grid import Grid, Walk, load_both
-    from itm.groundtruth.hardware import Machine
-    from itm.groundtruth.trials import Cells
+    from itm.core.files import check_writable
+    from itm.groundtruth import collect
+    from itm.groundtruth.grid import Grid
+    from itm.groundtruth.hardware import Hardware
+    from itm.groundtruth.images import load_splits
+    from itm.groundtruth.summary import check_table
+    from itm.groundtruth.trials import TrialStore
+    from itm.groundtruth.worker import Worker
 
     run = resolved(cfg)
     check_groundtruth(run)
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    grid, machine = Grid.of(run), Machine.of(run)
+    grid, hardware = Grid.from_settings(run), Hardware.from_settings(run)
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
-    images = load_both(run["data"], run["seed"])
+    store = TrialStore(run["records"])
+    check_writable("records", store.root)
+    if run["table"] is not None:
+        check_table(run["table"])
+    images = load_splits(run["data"], run["seed"], grid.protocol.select)
     zoo = {name: {**(entry or {}), **grid.protocol.overrides()} for name, entry in run["zoo"].items()}
-    walk = Walk(zoo, *images, Cells(run["records"]), machine)
-    if tracker is not None:
-        walk.recorded = lambda record: tracker.log_cell(record, output)
-    records, failed = walk.run(grid)
-    summary.finish(records, output / "groundtruth.csv", run["table"], tables.published(), console())
+    worker = Worker(zoo, images, store, hardware, tracker=None if tracker is None else tracker.for_trials(output))
+    records, failed = worker.run(grid)
+    collect.finish(records, output / "groundtruth.csv", run["table"])
     return failed

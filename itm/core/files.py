@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -55,6 +56,22 @@ def storage_errors(setting: str, action: str, path: Path, kept: str = "") -> Ite
         remedy = f"Free disk space or fix the permissions, or set {name}=<path> to a writable place with free space."
         reason = error.strerror or error
         raise StoreError(" ".join(f"{setting}: cannot {action} {path} ({reason}). {kept} {remedy}".split())) from error
+
+
+def check_writable(setting: str, folder: Path) -> None:
+    """Create a folder and write a temporary file in it, so that an unwritable one is refused before long work.
+
+    Args:
+        setting: The setting that decides the folder, as the user typed it.
+        folder: The folder.
+
+    Raises:
+        StoreError: If the folder cannot be created or written.
+    """
+    with storage_errors(setting, "write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"test")
 
 
 def try_lock(folder: Path) -> FileLock:

@@ -6,15 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from itm.groundtruth import summary
-from itm.groundtruth.tables import published
+from itm.groundtruth import collect
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Collect records of trials into a table of accuracies."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["collect"]:
-        return summary.main(arguments[1:], published())
+        return collect.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m itm.groundtruth", description=main.__doc__)
     parser.add_argument("command", choices=["collect"], help="`collect --help` lists its arguments")
     parser.parse_args(arguments)

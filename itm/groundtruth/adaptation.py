@@ -1,7 +1,7 @@
-"""What of a pre-trained network is trained on a new dataset: all of it, nothing, or few weights (PEFT).
+"""Which weights of a pre-trained network train on a new dataset: all, none, or a few (PEFT).
 
-- ``full``: every weight but those of the source head.
-- ``linear``: none; the new head alone learns, from frozen features.
+- ``full``: every weight except those of the source head.
+- ``linear``: none; only the new head learns, from frozen features.
 - ``lora``: low-rank updates of the attention's projections (Hu et al., ICLR 2022).
 - ``vpt``, ``vpt_deep``: learned prompts before the first block, or new ones before each block (Jia et al., ECCV 2022,
   equations 4 to 7).
@@ -11,37 +11,39 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from itm.core.errors import SettingError, unknown
+from itm.groundtruth.protocol import Adaptation
 from itm.models.backbone import Backbone
 
-ADAPTATIONS = ("full", "linear", "lora", "vpt", "vpt_deep", "bitfit")
+ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 
 
 def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, seed: int = 0) -> Backbone:
-    """Say which weights of a backbone train, adding those that the adaptation brings.
+    """Mark the weights of a backbone that train, and add the weights of the adaptation.
 
-    The backbone is changed in place: ``requires_grad`` marks what trains, and
-    :meth:`~itm.models.backbone.Backbone.features`
-    gives the adapted features. Nothing but ``full`` is meant to run in training mode: what is frozen keeps its
-    batch-norm statistics and drops nothing.
+    The backbone is changed in place: ``requires_grad`` marks the weights that train, and
+    :meth:`~itm.models.backbone.Backbone.features` returns the adapted features. Only ``full`` runs in training mode;
+    frozen parts keep their batch-norm statistics and use no dropout.
 
     Args:
-        backbone: What to adapt; with LoRA it still gives the features that it gave.
+        backbone: Backbone to adapt; with LoRA it still returns the same features at first.
         mode: One of :data:`ADAPTATIONS`.
         rank: Rank of LoRA's updates, whose scale ``α / r`` is 1.
-        prompts: Number of VPT's prompts, in each block where they are deep.
-        seed: Of the weights that are added.
+        prompts: Number of VPT's prompts; in each block for ``vpt_deep``.
+        seed: Seed of the added weights.
 
     Returns:
-        The backbone.
+        The same backbone.
 
     Raises:
-        SettingError: If the mode is unknown, a number is below 1, the network cannot be adapted so, or peft is missing.
+        SettingError: If the mode is unknown, a number is below 1, the network does not suit the mode, or peft is
+            missing.
     """
     if mode not in ADAPTATIONS:
         raise unknown("adaptation", mode, ADAPTATIONS)
@@ -66,7 +68,7 @@ def check_packages(mode: str) -> None:
     """Refuse an adaptation whose package is missing or broken.
 
     Raises:
-        SettingError: With the command that installs it, or what its import stumbles over.
+        SettingError: With the command that installs the package, or the error of its import.
     """
     if mode != "lora":
         return
@@ -81,7 +83,7 @@ def check_packages(mode: str) -> None:
 
 
 def trainable_parameters(module: nn.Module) -> int:
-    """Number of weights that training changes."""
+    """Return the number of weights that train."""
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
@@ -91,11 +93,11 @@ def _add_lora(backbone: Backbone, rank: int) -> None:
     targets: list[str] = []
     for name, attention in attentions.items():
         if hasattr(attention, "qkv_bias_separate"):
-            attention.qkv_bias_separate = True  # the same sum, but qkv is called as a layer instead of read
+            attention.qkv_bias_separate = True  # the same sum, but qkv is called as a layer, so LoRA takes effect
         layers = (f"{name}.{part}" for part in ("qkv", "proj") if isinstance(getattr(attention, part, None), nn.Linear))
         targets += layers
     if not any(target.endswith(".qkv") for target in targets):
-        raise _not_a_transformer(backbone, "lora", "a transformer whose attention has a joint projection qkv")
+        raise _not_a_transformer(backbone, "lora", "a transformer with a joint projection qkv")
     check_packages("lora")
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -103,12 +105,13 @@ def _add_lora(backbone: Backbone, rank: int) -> None:
 
 
 def _add_prompts(backbone: Backbone, count: int, mode: str) -> None:
-    """Put the prompts in as layers among the blocks; the last one takes them out again, so no pooling sees them."""
+    """Insert the prompts as layers between the blocks; a last layer removes them before pooling."""
     net = backbone.net
     if not isinstance(net, VisionTransformer):
-        raise _not_a_transformer(backbone, mode, "timm's plain vision transformer")
+        raise _not_a_transformer(backbone, mode, "a plain vision transformer of timm")
     start, stop = net.num_prefix_tokens, net.num_prefix_tokens + count
-    bound = math.sqrt(6 / (3 * math.prod(net.patch_embed.patch_size) + net.embed_dim))  # Xavier's, as if embedded
+    # Xavier's bound for the patch embedding, as in the paper's code
+    bound = math.sqrt(6 / (3 * math.prod(net.patch_embed.patch_size) + net.embed_dim))
     layers: list[nn.Module] = []
     for block in net.blocks:
         if not layers or mode == "vpt_deep":
@@ -121,23 +124,23 @@ def _add_prompts(backbone: Backbone, count: int, mode: str) -> None:
 def _free_biases(backbone: Backbone) -> None:
     biases = [weight for name, weight in backbone.named_parameters() if name.endswith("bias")]
     if not biases:
-        raise SettingError(f"adaptation=bitfit: {backbone.model} has no bias to train.")
+        raise SettingError(f"adaptation=bitfit: {backbone.model} has no biases; set adaptation=full or linear.")
     for bias in biases:
         bias.requires_grad_(True)
 
 
 def _not_a_transformer(backbone: Backbone, mode: str, needed: str) -> SettingError:
     others = ", ".join(other for other in ADAPTATIONS if other not in ("lora", "vpt", "vpt_deep"))
-    return SettingError(f"adaptation={mode}: needs {needed}, which {backbone.model} is not; take one of {others}.")
+    return SettingError(f"adaptation={mode}: {backbone.model} is not {needed}; set one of {others}.")
 
 
 class Splice(nn.Module):
-    """Replaces the tokens ``start:stop`` of a sequence by learned ones, or by none.
+    """Replace the tokens ``start:stop`` of a sequence by learned ones, or remove them.
 
     Args:
-        start: Number of tokens before.
-        stop: Number of the first token after.
-        tokens: Initial values, ``[P, D]``, or None.
+        start: Index of the first token to replace.
+        stop: Index of the first token after the replaced ones.
+        tokens: Initial values, ``[P, D]``, or None to remove.
     """
 
     tokens: nn.Parameter | None
@@ -148,7 +151,7 @@ class Splice(nn.Module):
         self.register_parameter("tokens", None if tokens is None else nn.Parameter(tokens))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a sequence ``[B, N, D]`` to one of ``N - (stop - start) + P`` tokens."""
+        """Map a sequence ``[B, N, D]`` to ``[B, N - (stop - start) + P, D]``."""
         parts = [x[:, : self.start], x[:, self.stop :]]
         if self.tokens is not None:
             parts.insert(1, self.tokens.to(x.dtype).expand(len(x), -1, -1))

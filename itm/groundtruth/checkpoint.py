@@ -1,8 +1,9 @@
-"""What lets training go on after a kill: a checkpoint that is known to be whole, and a Ctrl-C that stays one."""
+"""Checkpoints that survive a kill at any moment, and a Ctrl-C that stops the whole run."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,62 +15,97 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from itm.core.files import file_digest, storage_errors
-from itm.groundtruth.trials import KEPT, write_result
+from itm.core.files import file_digest, storage_errors, write_atomic
+from itm.groundtruth.trials import KEPT
 
 _log = logging.getLogger(__name__)
 
 
 class LastCheckpoint:
-    """The checkpoint of a cell's last epoch, known by its sha256.
+    """The checkpoint of the last finished epoch, verified by its sha256.
 
-    ``last.ckpt.sha256`` names the file that is there and the one that takes its place next, so that a kill between the
-    two writes leaves a checkpoint that is still known.
+    ``last.ckpt.sha256`` holds the digests of the next checkpoint and of the current one, so a kill between the two
+    writes leaves a checkpoint that is still verified.
+
+    Args:
+        folder: Folder of the trial.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "last.ckpt"
         self.digests = folder / "last.ckpt.sha256"
+        self._temporary = folder / ".last.ckpt.tmp"
 
     def find(self) -> Path | None:
-        """The checkpoint if it is there and whole; a damaged one is removed."""
-        if not self.path.is_file():
+        """Return the checkpoint if it exists undamaged; a damaged one is removed and logged.
+
+        Raises:
+            StoreError: If a damaged checkpoint cannot be removed.
+        """
+        if not self.path.exists():
             return None
-        if self.digests.is_file() and file_digest(self.path) in self.digests.read_text().split():
+        if self._is_intact():
             return self.path
-        _log.warning("%s is damaged (cut short or altered) and is removed; the cell starts again.", self.path)
+        _log.warning("%s is damaged (cut short or altered) and is removed; training starts again.", self.path)
         self.remove()
         return None
 
     def save(self, write: Callable[[Path], None]) -> None:
-        """Put a new checkpoint in the place of the old one."""
-        temporary = self.path.with_name(".last.ckpt.tmp")
+        """Replace the checkpoint.
+
+        Args:
+            write: Writes the new checkpoint to the given path.
+
+        Raises:
+            StoreError: If it cannot be written; the old checkpoint stays.
+        """
         with storage_errors("records", "write", self.path, KEPT):
-            write(temporary)
-            known = self.digests.read_text().split()[:1] if self.digests.is_file() else []
-            write_result(self.digests, "\n".join([file_digest(temporary), *known, ""]).encode())
-            temporary.replace(self.path)
+            write(self._temporary)
+            digests = [file_digest(self._temporary), *self._known_digests()[:1]]
+            if self.digests.is_dir():
+                shutil.rmtree(self.digests)
+            write_atomic(self.digests, "".join(f"{digest}\n" for digest in digests).encode())
+            self._temporary.replace(self.path)
 
     def remove(self) -> None:
-        """Remove the checkpoint."""
-        for path in (self.path, self.digests, self.path.with_name(".last.ckpt.tmp")):
-            path.unlink(missing_ok=True)
+        """Remove the checkpoint and its digests.
+
+        Raises:
+            StoreError: If they cannot be removed.
+        """
+        with storage_errors("records", "remove", self.path, KEPT):
+            for path in (self.path, self.digests, self._temporary):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
+
+    def _is_intact(self) -> bool:
+        try:
+            return file_digest(self.path) in self._known_digests()
+        except OSError:  # a folder, or not readable
+            return False
+
+    def _known_digests(self) -> list[str]:
+        try:
+            return self.digests.read_text("ascii").split()
+        except (OSError, UnicodeDecodeError):  # missing, a folder, or damaged
+            return []
 
 
 class SafeCheckpoints(TorchCheckpointIO):
-    """Loads plain tensors and values only, no pickled code."""
+    """Loads tensors and plain values only, never pickled code."""
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Load a checkpoint, whatever ``weights_only`` says."""
+        """Load a checkpoint safely; ``weights_only`` is ignored."""
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
 
 
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Lightning makes an exit of Ctrl-C and ignores it from then on."""
+    """Raise KeyboardInterrupt after Ctrl-C; Lightning would exit and ignore the signal from then on."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Batches that training takes from images or from cached features."""
+"""Batches of images or of cached features for training and evaluation."""
 
 from __future__ import annotations
 
@@ -18,28 +18,25 @@ from itm.groundtruth.sampling import EpochSampler, SeededViews
 
 
 class TransferData(LightningDataModule):
-    """Batches of one dataset's training part, shuffled anew in every epoch, and of its held-out part.
+    """Batches of one dataset's training part, shuffled in every epoch, and of its held-out parts.
 
-    The order and the random views of an epoch depend on the seed and the epoch's number alone (see
-    :mod:`itm.groundtruth.sampling`),
-    so training that was interrupted goes on with the batches it would have had. An incomplete last batch of the
-    training part is left out where there is a complete one; of the held-out part every row is shown, in the same order
-    each time.
+    The order and the random views of an epoch depend on the seed and the epoch alone (see
+    :mod:`itm.groundtruth.sampling`), so interrupted training resumes with the same batches. An incomplete last batch
+    of the training part is dropped unless it is the only one; the held-out parts are complete and in a fixed order.
 
     Args:
         train: Pairs of input and class to train on.
-        held_out: Pairs to validate and test on.
+        *held_out: Parts of pairs to evaluate on after each epoch; the last one is the test part.
         batch_size: Rows of a batch.
         workers: Processes that load images; 0 loads them in this process.
-        pin: Keep batches in pinned memory, from which a GPU fetches them while it computes.
+        pin: Keep batches in pinned memory, which speeds up copies to a GPU.
         seed: Decides the order of the training rows and the transforms' random numbers.
     """
 
     def __init__(
         self,
         train: Dataset[Any],
-        held_out: Dataset[Any],
-        *,
+        *held_out: Dataset[Any],
         batch_size: int,
         workers: int = 0,
         pin: bool = False,
@@ -54,9 +51,9 @@ class TransferData(LightningDataModule):
     def from_features(
         cls, features: Features, *, train_fraction: float = 0.8, batch_size: int = 256, seed: int = 0
     ) -> TransferData:
-        """Batches of cached features: ``x [B, D]`` and ``y [B]``, split as in :func:`itm.core.splits.split_indices`.
+        """Build from cached features, split by :func:`itm.core.splits.split_indices`: ``x [B, D]`` and ``y [B]``.
 
-        The held-out rows are shuffled once, so that their batches show the classes mixed.
+        The held-out rows are shuffled once, so that their batches mix the classes.
 
         Raises:
             SettingError: If ``train_fraction`` is not between 0 and 1.
@@ -75,38 +72,45 @@ class TransferData(LightningDataModule):
         *,
         train_transform: Callable[[Image.Image], Tensor],
         eval_transform: Callable[[Image.Image], Tensor],
+        validation: ImageSet | None = None,
         batch_size: int = 64,
         workers: int = 0,
         pin: bool = False,
         seed: int = 0,
     ) -> TransferData:
-        """Batches of images, each decoded and transformed when its turn comes: ``[B, 3, H, W]`` and ``[B]``.
+        """Build from images, decoded and transformed on demand: ``[B, 3, H, W]`` and ``[B]``.
 
-        Random transforms draw from torch's generator, which is seeded for each image of each epoch.
+        Random transforms draw from torch's generator, which is seeded for each image of each epoch. Where
+        ``validation`` is given, it is the first held-out part and ``test`` the second.
         """
-        parts = (SeededViews(train, train_transform, seed), SeededViews(test, eval_transform, seed))
+        held_out = [test] if validation is None else [validation, test]
+        parts = [
+            SeededViews(train, train_transform, seed),
+            *(SeededViews(part, eval_transform, seed) for part in held_out),
+        ]
         return cls(*parts, batch_size=batch_size, workers=workers, pin=pin, seed=seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Loader of the training part."""
+        """Return the loader of the training part."""
         order = EpochSampler(self.train, self.seed, self._epoch)  # type: ignore[arg-type]
         return self._loader(self.train, sampler=order, drop_last=len(order) >= self.batch_size)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Loader of the held-out part."""
-        return self._loader(self.held_out)
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the loader of the held-out part, or a list of them with the test part last."""
+        loaders = [self._loader(part) for part in self.held_out]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Loader of the held-out part, as for validation."""
-        return self.val_dataloader()
+        """Return the loader of the test part."""
+        return self._loader(self.held_out[-1])
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch that a checkpoint goes on with: workers fetch its batches before Lightning tells it."""
+        """Return the epoch that a checkpoint resumes with: workers load its batches before Lightning sets the epoch."""
         progress: Any = self.trainer and self.trainer.fit_loop.epoch_progress.current
         return {"epoch": progress.processed if progress else self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin with the epoch of a checkpoint."""
+        """Start from the epoch of a checkpoint."""
         self._epoch = state_dict["epoch"]
 
     def _loader(self, dataset: Dataset[Any], **settings: Any) -> DataLoader[Any]:
@@ -123,7 +127,7 @@ class TransferData(LightningDataModule):
 
 
 class _Rows(Dataset[tuple[Tensor, Tensor]]):
-    """Rows of tensors that a loader takes a batch at a time, which is some hundred times faster than row by row."""
+    """Rows of tensors, indexed a batch at a time, which is about a hundred times faster than row by row."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y

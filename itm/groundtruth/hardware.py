@@ -1,64 +1,67 @@
-"""The machine that cells are trained on: its settings, and what it can do."""
+"""The hardware that trials run on: settings that do not affect results, and checks of what the device supports."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from itm.core.errors import SettingError
+from itm.core.settings import Count, settings
 from itm.extraction.loader import cores
 
+_MOST_WORKERS = 16
 
-@dataclass(frozen=True)
-class Machine:
-    """How cells are trained, as far as it does not decide what comes out.
+
+@settings("trainer")
+class Hardware:
+    """Hardware settings; they do not affect results beyond rounding.
 
     Args:
         accelerator: ``"cpu"`` or ``"cuda"``.
-        batch_size: Most images that are on the device at once; gradients of smaller batches are added up.
+        batch_size: Largest number of images on the device at once; gradients of smaller batches are accumulated.
         workers: Processes that decode images; None takes none on the CPU, and with a GPU one per core but one, at most
             16.
         gradient_checkpointing: Compute activations twice instead of keeping them.
         compile: Compile the network with ``torch.compile``.
     """
 
-    accelerator: str = "cpu"
-    batch_size: int = 64
-    workers: int | None = None
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    batch_size: Count = 64
+    workers: Annotated[int, Field(ge=0)] | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Machine:
-        """The machine of a run's settings ``trainer``, ``gradient_checkpointing`` and ``compile``, checked.
+    def from_settings(cls, settings: Mapping[str, Any]) -> Hardware:
+        """Build from a run's settings ``trainer``, ``gradient_checkpointing`` and ``compile``, and check the device.
 
         Raises:
-            SettingError: If this machine cannot do it; the message names the setting of ``trainer``.
+            SettingError: If a value is wrong or this machine does not support it; the message names the setting.
         """
         trainer = settings["trainer"]
-        machine = cls(
+        hardware = cls(
             accelerator=trainer["accelerator"],
             batch_size=trainer["batch_size"],
             workers=trainer["workers"],
             gradient_checkpointing=settings["gradient_checkpointing"],
             compile=settings["compile"],
         )
-        machine.check(str(trainer["precision"]))  # a command line gives the number 16
-        return machine
+        hardware.check(str(trainer["precision"]))  # a command line gives the number 16
+        return hardware
 
     @property
     def processes(self) -> int:
-        """Number of processes that decode."""
+        """Number of processes that decode images."""
         if self.workers is not None:
             return self.workers
-        return 0 if self.accelerator == "cpu" else min(max(1, cores() - 1), 16)
+        return 0 if self.accelerator == "cpu" else min(max(1, cores() - 1), _MOST_WORKERS)
 
     def check(self, precision: str) -> None:
-        """Refuse what this machine cannot do.
+        """Refuse a device that is missing, or a precision that it does not support.
 
         Raises:
             SettingError: Naming the setting of ``trainer``.
@@ -84,6 +87,6 @@ class Machine:
 
 
 def _oldest_supported() -> tuple[int, int]:
-    """The lowest compute capability that this build of torch has kernels for, ``sm_75`` being (7, 5)."""
+    """Return the lowest compute capability that this build of torch has kernels for; ``sm_75`` is (7, 5)."""
     numbers = [int(re.sub(r"\D", "", word)) for word in torch.cuda.get_arch_list()]  # sm_90a, compute_120
     return divmod(min(numbers, default=0), 10)

@@ -1,104 +1,120 @@
-"""Fine-tuning of one backbone on one dataset: what its true accuracy is measured by."""
+"""Fine-tuning of one backbone on one dataset; it measures the accuracies of the ground truth."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import InterpolationMode, v2
 
-from itm.core.errors import SettingError, unknown
+from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
+from itm.core.settings import Count, NonNegative, Positive, settings
 from itm.groundtruth.adaptation import adapt, trainable_parameters
+from itm.groundtruth.protocol import Adaptation, Schedule
 from itm.models.backbone import Backbone
 
-SCHEDULES = ("cosine", "constant")
+
+@settings("")
+class FineTuneSettings:
+    """Settings of fine-tuning.
+
+    Args:
+        lr: Highest learning rate.
+        weight_decay: Weight decay of AdamW, on every weight that trains.
+        adaptation: Which weights train besides the head.
+        schedule: ``"cosine"`` lowers the learning rate to zero over the steps after the warm-up; ``"constant"`` keeps
+            it.
+        warmup_epochs: Epochs, or parts of one, in which the learning rate rises (ours).
+        label_smoothing: Share of the target that is spread over all classes.
+        rank: Rank of LoRA's updates.
+        prompts: Number of VPT's prompts.
+        seed: Seed of the head, of the adaptation's weights and of the random numbers in training.
+        compile: Compile the forward pass with ``torch.compile``.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        SettingError: If a setting has a value that it cannot take.
+    """
+
+    lr: Positive
+    weight_decay: NonNegative
+    adaptation: Adaptation = "full"
+    schedule: Schedule = "cosine"
+    warmup_epochs: NonNegative = 5.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Count = 8
+    prompts: Count = 10
+    seed: int = 0
+    compile: bool = False
+    gradient_checkpointing: bool = False
 
 
 class FineTuneModule(L.LightningModule):
     """A backbone and a new linear head, trained together by AdamW on cross-entropy.
 
-    Random numbers of an epoch (dropout, stochastic depth) depend on the seed and the epoch alone, so that training
-    resumed from a checkpoint of an epoch's end gives the numbers that uninterrupted training gives.
+    The random numbers of an epoch (dropout, stochastic depth) depend on the seed and the epoch alone, so training that
+    resumes from the checkpoint of an epoch gives the same numbers as uninterrupted training.
 
     Args:
         backbone: Pre-trained network; it is changed in place.
         num_classes: Number of classes, ``C``.
-        lr: Highest learning rate.
-        weight_decay: Weight decay of AdamW, on every weight that trains.
-        adaptation: What trains besides the head: one of :data:`itm.groundtruth.adaptation.ADAPTATIONS`.
-        schedule: ``"cosine"`` lowers the learning rate to zero over the steps after the warm-up; ``"constant"`` keeps
-            it.
-        warmup_epochs: Epochs, or parts of one, in which the learning rate rises (ours).
-        label_smoothing: Share of the target that goes to all classes alike.
-        rank: Rank of LoRA's updates.
-        prompts: Number of VPT's prompts.
-        seed: Of the head, of what the adaptation adds, and of the random numbers in training.
-        compile: Compile the forward pass by ``torch.compile``.
-        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        settings: Settings of the optimiser, the adaptation and the schedule.
 
     Attributes:
-        history: One entry per finished epoch: ``epoch`` (from 1), ``train_loss`` (mean over the images shown),
-            ``accuracy`` (percent of the validation images), ``class_accuracy`` (mean over their classes of each
-            one's accuracy, percent), ``lr`` (of the last step) and ``seconds``. Checkpoints carry it.
-        trainable: Number of weights that train, the head's included.
+        history: One entry per finished epoch: ``epoch`` (from 1), ``train_loss`` (mean over the images seen),
+            ``validation_accuracy`` (where there is a validation part), ``accuracy`` (percent of the test images),
+            ``class_accuracy`` (mean accuracy over their classes, percent), ``lr`` (of the last step) and ``seconds``.
+            Checkpoints hold it.
+        trainable: Number of weights that train, including those of the head.
 
     Raises:
-        SettingError: If a setting has a value it cannot take, or the network does not suit the adaptation.
+        SettingError: If there are fewer than two classes, or the network does not suit the adaptation.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        *,
-        lr: float,
-        weight_decay: float,
-        adaptation: str = "full",
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup_epochs: float = 5,
-        label_smoothing: float = 0.0,
-        rank: int = 8,
-        prompts: int = 10,
-        seed: int = 0,
-        compile: bool = False,
-        gradient_checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, settings: FineTuneSettings) -> None:
         super().__init__()
-        _check(num_classes, lr, weight_decay, schedule, warmup_epochs, label_smoothing)
-        self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
-        self.adaptation, self.schedule, self.warmup_epochs, self.seed = adaptation, schedule, warmup_epochs, seed
-        self.backbone = adapt(backbone, adaptation, rank=rank, prompts=prompts, seed=seed)
+        if num_classes < 2:
+            raise SettingError(f"num_classes={num_classes}: expected 2 or more.")
+        self.settings = settings
+        self.backbone = adapt(
+            backbone, settings.adaptation, rank=settings.rank, prompts=settings.prompts, seed=settings.seed
+        )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(settings.seed)
             self.head = nn.Linear(backbone.dim, num_classes)
-        if gradient_checkpointing:
+        if settings.gradient_checkpointing:
             _checkpoint_gradients(backbone)
         self.convolutional = sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) > 1
         if self.convolutional:
             backbone.to(memory_format=torch.channels_last)
         self.trainable = trainable_parameters(self)
         self.history: list[dict[str, float]] = []
+        # of the validation part, where there is one, and of the test part
+        self.validation_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self._features: Callable[[Tensor], Tensor] = torch.compile(backbone.features) if compile else backbone.features
+        self._features: Callable[[Tensor], Tensor] = backbone.features
+        if settings.compile:
+            self._features = torch.compile(backbone.features)
         self._loss_sum = torch.zeros(())
         self._shown = 0
         self._started = time.perf_counter()
         self.train()
 
     def train(self, mode: bool = True) -> FineTuneModule:
-        """Set the training mode; what is frozen stays in evaluation mode, batch norm and dropout included."""
+        """Set the training mode; a frozen backbone stays in evaluation mode, including batch norm and dropout."""
         super().train(mode)
-        self.backbone.train(mode and self.adaptation == "full")
+        self.backbone.train(mode and self.settings.adaptation == "full")
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -108,79 +124,89 @@ class FineTuneModule(L.LightningModule):
         return cast(Tensor, self.head(self._features(images)))
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch's random numbers and start its counts."""
-        torch.manual_seed(derive_seed(self.seed, self.current_epoch))
+        """Seed the epoch's random numbers and reset its counts."""
+        torch.manual_seed(derive_seed(self.settings.seed, self.current_epoch))
         self._loss_sum, self._shown = torch.zeros((), device=self.device), 0
         self._started = time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the cross-entropy of a batch."""
         images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        self._loss_sum += loss.detach() * len(labels)  # stays on the device: reading it would wait for the step
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.settings.label_smoothing)
+        self._loss_sum += loss.detach() * len(labels)  # stays on the device; reading it would wait for the step
         self._shown += len(labels)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count the images of each class by what they are taken for."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the confusion matrix of the validation part or of the test part, which comes last."""
         images, labels = batch
-        self.confusion.update(self(images).argmax(dim=1), labels)
+        is_test = dataloader_idx == self._num_held_out() - 1
+        confusion = self.confusion if is_test else self.validation_confusion
+        confusion.update(self(images).argmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Keep and log the epoch's numbers.
+        """Add the epoch to the history and log it.
 
-        Here and not after the epoch, so that whatever saves a checkpoint at the epoch's end finds them.
+        This hook runs before checkpoints are saved, so a checkpoint holds its own epoch.
         """
-        accuracy, class_accuracy = accuracies(self.confusion.compute())
+        numbers: dict[str, float] = {}
+        if self._num_held_out() > 1:
+            numbers["validation_accuracy"], _ = accuracies(self.validation_confusion.compute())
+            self.validation_confusion.reset()
+        numbers["accuracy"], numbers["class_accuracy"] = accuracies(self.confusion.compute())
         self.confusion.reset()
-        numbers = {"accuracy": accuracy, "class_accuracy": class_accuracy}
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             epoch = self.current_epoch + 1
-            numbers = {"train_loss": float(self._loss_sum) / max(self._shown, 1), **numbers, "lr": self._last_lr()}
+            loss = float(self._loss_sum) / max(self._shown, 1)
+            numbers = {"epoch": epoch, "train_loss": loss, **numbers, "lr": self._last_lr()}
             self.history = [entry for entry in self.history if entry["epoch"] < epoch]
-            self.history.append({"epoch": epoch, **numbers, "seconds": time.perf_counter() - self._started})
-        self.log_dict(numbers)
+            self.history.append({**numbers, "seconds": time.perf_counter() - self._started})
+        self.log_dict({name: float(value) for name, value in numbers.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW in one fused kernel on what trains, with a learning rate that changes at every step."""
+        """Return a fused AdamW on the weights that train, with a learning rate that changes at every step."""
+        settings = self.settings
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        warmup = round(self.warmup_epochs * epoch)
+        warmup = round(settings.warmup_epochs * epoch)
         if warmup >= total:
             raise SettingError(
-                f"warmup_epochs={self.warmup_epochs:g}: expected less than the training's {total / epoch:g} epochs, "
-                "since the learning rate would never be reached."
+                f"warmup_epochs={settings.warmup_epochs:g}: expected less than the training's {total / epoch:g} "
+                "epochs, since the learning rate would never be reached."
             )
-        factor = lambda step: lr_factor(step, total, warmup, self.schedule)  # noqa: E731 (LambdaLR saves no function)
+        factor = lambda step: lr_factor(step, total, warmup, settings.schedule)  # noqa: E731 (LambdaLR pickles no lambda)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the history into a checkpoint."""
+        """Save the history in a checkpoint."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history from a checkpoint."""
+        """Restore the history from a checkpoint."""
         self.history = list(checkpoint["history"])
+
+    def _num_held_out(self) -> int:
+        return len(self.trainer.num_val_batches)
 
     def _last_lr(self) -> float:
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
-        return self.lr * float(scheduler.lr_lambdas[0](scheduler.last_epoch - 1))
+        return self.settings.lr * float(scheduler.lr_lambdas[0](scheduler.last_epoch - 1))
 
 
-def lr_factor(step: int, total: int, warmup: int, schedule: str = "cosine") -> float:
-    """Share of the highest learning rate that a step has.
+def lr_factor(step: int, total: int, warmup: int, schedule: Schedule = "cosine") -> float:
+    """Return the learning rate of a step as a share of the highest one.
 
-    It rises linearly over ``warmup`` steps, the first of which has ``1 / (warmup + 1)``; then a cosine lowers it to
-    zero, which it would reach at step ``total``.
+    The share rises linearly over ``warmup`` steps from ``1 / (warmup + 1)``; then a cosine lowers it to zero at step
+    ``total``.
 
     Args:
-        step: Number of the step, from 0.
-        total: Number of steps in the whole training.
-        warmup: Number of steps before the highest learning rate.
+        step: Index of the step, from 0.
+        total: Number of steps of the whole training.
+        warmup: Number of warm-up steps.
         schedule: ``"cosine"`` or ``"constant"``.
 
     Returns:
@@ -194,7 +220,7 @@ def lr_factor(step: int, total: int, warmup: int, schedule: str = "cosine") -> f
 
 
 def accuracies(confusion: Tensor) -> tuple[float, float]:
-    """Accuracy over all images and its mean over the classes that have images, both in percent.
+    """Return the accuracy over all images and its mean over the classes that have images, both in percent.
 
     Args:
         confusion: Number of images by true class (rows) and predicted class, ``[C, C]``.
@@ -208,19 +234,19 @@ def accuracies(confusion: Tensor) -> tuple[float, float]:
 def train_transform(
     backbone: Backbone, *, scale: tuple[float, float] = (0.08, 1.0), flip: bool = True
 ) -> Callable[[Image.Image], Tensor]:
-    """Random crops for training, of the size and interpolation that a backbone's own transform has.
+    """Return random crops for training, with the size and interpolation of a backbone's own transform.
 
     Args:
-        backbone: Who will see the images.
+        backbone: Network that is trained on the crops.
         scale: Smallest and largest share of the image's area that a crop has.
-        flip: Mirror every second image, left to right.
+        flip: Mirror each image left to right with probability 1/2.
 
     Returns:
-        A transform that makes a PIL image in RGB a uint8 tensor ``[3, H, W]``, not normalised; its random numbers come
+        A transform from a PIL image in RGB to a uint8 tensor ``[3, H, W]``, not normalised; its random numbers come
         from torch's generator.
 
     Raises:
-        SettingError: If ``scale`` is no range within 0..1.
+        SettingError: If ``scale`` is not a range within 0..1.
     """
     low, high = scale
     if not 0 < low <= high <= 1:
@@ -229,22 +255,6 @@ def train_transform(
     steps = [v2.RandomResizedCrop(side, scale=(low, high), interpolation=interpolation)]
     steps += [v2.RandomHorizontalFlip()] if flip else []
     return cast(Callable[[Image.Image], Tensor], v2.Compose([*steps, v2.PILToTensor()]))
-
-
-def _check(
-    num_classes: int, lr: float, weight_decay: float, schedule: str, warmup_epochs: float, label_smoothing: float
-) -> None:
-    if schedule not in SCHEDULES:
-        raise unknown("schedule", schedule, SCHEDULES)
-    for setting, value, fits, expected in (
-        ("num_classes", num_classes, num_classes >= 2, "2 or more"),
-        ("lr", lr, 0 < lr < math.inf, "more than 0"),
-        ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
-        ("warmup_epochs", warmup_epochs, 0 <= warmup_epochs < math.inf, "0 or more"),
-        ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "0 or more and less than 1"),
-    ):
-        if not fits:
-            raise SettingError(f"{setting}={value}: expected {expected}.")
 
 
 def _checkpoint_gradients(backbone: Backbone) -> None:

@@ -1,98 +1,112 @@
-"""The protocol of fine-tuning: what decides an accuracy beside the images, the model and the cell's own settings."""
+"""The fine-tuning protocol: everything besides images, model and the trial's own settings that decides an accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from types import UnionType
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from itm.core.errors import SettingError, unknown
+from pydantic import Field, Strict
+
+from itm.core.errors import SettingError
+from itm.core.settings import Count, NonNegative, settings
+
+Adaptation = Literal["full", "linear", "lora", "vpt", "vpt_deep", "bitfit"]
+"""Weights of the backbone that train, see :mod:`itm.groundtruth.adaptation`."""
+Schedule = Literal["cosine", "constant"]
+"""Course of the learning rate after the warm-up."""
+Precision = Literal["32", "bf16", "16"]
+"""Number format of the forward and backward passes."""
+Select = Literal["test", "validation"]
+"""The images that choose the best epoch and the best setting."""
+
+OPTIMISTIC = "best epoch and setting chosen on the test split (optimistic)"
+"""Note beside every accuracy of ``select="test"``."""
+VALIDATED = "best epoch and setting chosen on a fifth of the training split"
+"""Note beside every accuracy of ``select="validation"``."""
 
 
-def check_number(
-    setting: str, value: object, expected: str, fits: Callable[[Any], bool], kind: type | UnionType = int | float
-) -> None:
-    """Refuse what is no number or does not fit.
-
-    Raises:
-        SettingError: Naming the setting, what was expected and what was found.
-    """
-    if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
-        raise SettingError(f"{setting}={value}: expected {expected}.")
-
-
-@dataclass(frozen=True)
+@settings("protocol")
 class Protocol:
-    """What all cells of a grid share, whatever the model.
+    """The settings that all trials of a grid share, for every model.
 
     Args:
         epochs: Passes over the training images.
-        batch_size: Images of one optimiser step.
-        schedule: Of the learning rate: ``"cosine"`` or ``"constant"``.
-        warmup_epochs: Epochs over which the learning rate rises to its value.
+        batch_size: Images per optimiser step.
+        schedule: Learning-rate schedule: ``"cosine"`` or ``"constant"``.
+        warmup_epochs: Epochs of linear warm-up of the learning rate.
         label_smoothing: Share of the label that is spread over all classes.
         crop_scale: Least and largest share of a training image's area that a random crop takes.
         flip: Whether training images are mirrored at random.
         rank: Rank of LoRA's updates.
         prompts: Number of VPT's prompts.
         precision: ``"32"``, ``"bf16"`` or ``"16"``.
-        image_size: Side that every model sees instead of its own, pixels.
+        image_size: Side of every model's input in place of its own, pixels.
         limit: Size of the sample of the training images, or None for all.
         test_limit: Size of the sample of the test images, or None for all.
-        name: A word for people, no part of the identity; by default :attr:`label` makes one.
+        select: ``"test"``: the accuracy on the test split chooses the best epoch and setting, as in the paper, which
+            is optimistic. ``"validation"``: a stratified fifth of the training split chooses them and does not train.
+        name: Name for tables, not part of the identity; :attr:`label` makes one by default.
 
     Raises:
         SettingError: If a setting has a value that it cannot take; the message begins with ``protocol.<setting>``.
     """
 
-    epochs: int = 100
-    batch_size: int = 64
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = 5.0
-    label_smoothing: float = 0.0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    epochs: Count = 100
+    batch_size: Count = 64
+    schedule: Schedule = "cosine"
+    warmup_epochs: NonNegative = 5.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    crop_scale: Annotated[tuple[float, ...], Strict(False)] = (0.08, 1.0)  # a YAML list is converted
     flip: bool = True
-    rank: int = 8
-    prompts: int = 10
-    precision: Literal["32", "bf16", "16"] = "32"
-    image_size: int | None = None
-    limit: int | None = None
-    test_limit: int | None = None
+    rank: Count = 8
+    prompts: Count = 10
+    precision: Precision = "32"
+    image_size: Count | None = None
+    limit: Count | None = None
+    test_limit: Count | None = None
+    select: Select = "test"
     name: str | None = None
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "rank", "prompts"):
-            check_number(f"protocol.{key}", getattr(self, key), "a whole number of at least 1", lambda n: n >= 1, int)
-        check_number("protocol.label_smoothing", self.label_smoothing, "0 or more, less than 1", lambda x: 0 <= x < 1)
-        check_number(
-            "protocol.warmup_epochs",
-            self.warmup_epochs,
-            f"0 or more, less than protocol.epochs={self.epochs}",
-            lambda x: 0 <= x < self.epochs,
-        )
-        if self.schedule not in (allowed := ("cosine", "constant")):
-            raise unknown("protocol.schedule", self.schedule, allowed)
-        if not isinstance(self.flip, bool):
-            raise SettingError(f"protocol.flip={self.flip}: expected true or false.")
-        scale = tuple(self.crop_scale) if isinstance(self.crop_scale, list | tuple) else ()
-        if len(scale) != 2 or not all(isinstance(x, int | float) for x in scale) or not 0 < scale[0] <= scale[1] <= 1:
+        if self.warmup_epochs >= self.epochs:
             raise SettingError(
-                f"protocol.crop_scale={self.crop_scale}: expected two shares of the area, 0 < least <= largest <= 1, "
-                "as in [0.08,1.0]."
+                f"protocol.warmup_epochs={self.warmup_epochs}: expected 0 or more, less than "
+                f"protocol.epochs={self.epochs}."
             )
-        object.__setattr__(self, "crop_scale", tuple(map(float, scale)))
-        object.__setattr__(self, "warmup_epochs", float(self.warmup_epochs))
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise SettingError(
+                f"protocol.crop_scale={list(self.crop_scale)}: expected two shares of the area, "
+                "0 < least <= largest <= 1, as in [0.08,1.0]."
+            )
 
     def identity(self) -> dict[str, Any]:
-        """All settings but the name."""
-        settings = asdict(self)
-        del settings["name"]
-        return settings
+        """Return all settings but the name, as they enter a trial's digest.
+
+        ``select`` is left out at ``"test"``, so that records from before the setting stay valid.
+        """
+        found = asdict(self)
+        del found["name"]
+        if self.select == "test":
+            del found["select"]
+        return found
 
     def overrides(self) -> dict[str, int]:
-        """What of it changes every entry of a zoo."""
+        """Return the settings that replace those of every zoo entry."""
         return {} if self.image_size is None else {"image_size": self.image_size}
+
+    def chosen_by(self, epoch: Mapping[str, float]) -> float:
+        """Return the accuracy of an epoch that chooses the best epoch and setting, percent.
+
+        Args:
+            epoch: Entry of a trial's history.
+        """
+        return epoch["accuracy" if self.select == "test" else "validation_accuracy"]
+
+    @property
+    def note(self) -> str:
+        """Note that stands beside every accuracy of this protocol."""
+        return OPTIMISTIC if self.select == "test" else VALIDATED
 
     @property
     def label(self) -> str:

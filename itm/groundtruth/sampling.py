@@ -1,6 +1,6 @@
-"""What one epoch shows of a training set: an order and random views that depend on the seed and the epoch alone.
+"""The order and the random views of a training set in each epoch; both depend on the seed and the epoch alone.
 
-Training that was interrupted so goes on with the batches it would have had, however many processes load them.
+Interrupted training therefore resumes with the same batches, for any number of decoding processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itm.core.seeding import derive_seed
 
 
 class _Images(Protocol):
-    """Labelled images, by number."""
+    """Labelled images by index."""
 
     def __len__(self) -> int: ...
 
@@ -24,12 +24,12 @@ class _Images(Protocol):
 
 
 class EpochSampler(Sampler[int]):
-    """The rows of a training set in a new order in every epoch.
+    """Rows of a training set in a new order in every epoch.
 
     Args:
-        rows: The set.
+        rows: The training set.
         seed: Decides the orders, together with the epoch's number.
-        epoch: Number of the first epoch that is drawn; Lightning tells the later ones by :meth:`set_epoch`.
+        epoch: Number of the first epoch that is drawn; Lightning passes the later ones to :meth:`set_epoch`.
     """
 
     def __init__(self, rows: Sized, seed: int, epoch: int = 0) -> None:
@@ -37,7 +37,7 @@ class EpochSampler(Sampler[int]):
         self.views = isinstance(rows, SeededViews)
 
     def set_epoch(self, epoch: int) -> None:
-        """Turn to the order of an epoch, counted from 0."""
+        """Switch to the order of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -45,19 +45,20 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        # SeededViews takes epoch and image from one number
         first = self.epoch * self.size if self.views else 0
         return iter((first + torch.randperm(self.size, generator=generator)).tolist())
 
 
 class SeededViews(Dataset[tuple[Tensor, int]]):
-    """Images as a transform shows them: item ``epoch * N + i`` is image ``i`` as that epoch sees it.
+    """Images after a random transform: item ``epoch * N + i`` is the view of image ``i`` in that epoch.
 
-    A view is a function of the seed, the epoch and the image, so it is the same in whichever process it is made. The
-    transform draws from torch's generator, as torchvision's do; the caller's random numbers go on as if it had not.
+    A view depends on the seed, the epoch and the image alone, so every process makes the same one. The transform draws
+    from torch's generator, as torchvision's do; the caller's generator state is restored.
 
     Args:
         images: Labelled images.
-        transform: Makes an image a tensor.
+        transform: Turns an image into a tensor.
         seed: Decides the views.
     """
 

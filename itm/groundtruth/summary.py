@@ -1,52 +1,54 @@
-"""From records of cells to a table of true accuracies, and how that compares with published ones.
+"""From records of trials to tables of accuracies after fine-tuning.
 
-``<name>.csv`` has the accuracy of each model's best cell, models by datasets; ``<name>_cells.csv`` has every cell.
+``<name>.csv`` holds the accuracy of each model's best setting, models by datasets; ``<name>_cells.csv`` holds every
+trial.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from itm.core.errors import DataError, ItmError, SettingError
-from itm.groundtruth.trials import Cells, Record, write_result
+from itm.core.errors import DataError, SettingError
+from itm.core.files import check_writable, storage_errors, write_atomic
+from itm.groundtruth.protocol import OPTIMISTIC, VALIDATED
+from itm.groundtruth.trials import Record
 
 _KEYS = ["dataset", "model"]
 _SETTING = ["lr", "weight_decay"]
-_log = logging.getLogger(__name__)
+# columns that must not be read as numbers
+_TEXT_COLUMNS = {"comparable": str, "cell": str, "protocol": str, "precision": str, "selection": str}
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per cell: what it is, its best accuracy in percent and that epoch, seconds and how it was computed.
+    """Return one row per trial: its settings, best epoch with its accuracy in percent, seconds and hardware.
 
-    Cells with the same word under ``comparable`` saw the same images under the same protocol and adaptation.
+    Trials with the same value under ``comparable`` saw the same images under the same protocol and adaptation. The
+    column ``selection`` says which images chose the best epoch and setting.
     """
     return pd.DataFrame([_row(record) for record in records])
 
 
 def _row(record: Record) -> dict[str, object]:
-    cell, protocol, facts = record.cell, record.cell.protocol, record.facts
+    trial, protocol, facts = record.trial, record.trial.protocol, record.facts
     best = record.best if record.error is None else {}
     return {
-        "dataset": cell.dataset,
-        "model": cell.model,
-        "adaptation": cell.adaptation,
+        "dataset": trial.dataset,
+        "model": trial.model,
+        "adaptation": trial.adaptation,
         "protocol": protocol.label,
-        "comparable": cell.comparable,
-        "lr": cell.lr,
-        "weight_decay": cell.weight_decay,
-        "seed": cell.seed,
+        "comparable": trial.comparable,
+        "lr": trial.lr,
+        "weight_decay": trial.weight_decay,
+        "seed": trial.seed,
         "accuracy": best.get("accuracy"),
         "epoch": best.get("epoch"),
         "class_accuracy": best.get("class_accuracy"),
         "last_accuracy": record.history[-1]["accuracy"] if best else None,
+        "validation_accuracy": best.get("validation_accuracy"),
+        "selection": protocol.note,
         "epochs": protocol.epochs,
         "batch_size": protocol.batch_size,
         "schedule": protocol.schedule,
@@ -61,23 +63,20 @@ def _row(record: Record) -> dict[str, object]:
         "device": facts.get("device"),
         "commit": facts.get("commit"),
         "error": record.error,
-        "cell": cell.digest[:16],
+        "cell": trial.digest[:16],  # the name of the tables' first version
     }
 
 
 def choose(frame: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
-    """The cells of one protocol per dataset.
+    """Return the trials of one protocol per dataset.
 
     Args:
-        frame: As :func:`to_frame` gives it.
-        protocol: The protocol's word, or the word under ``comparable``; None where each dataset has one only.
-
-    Returns:
-        Its rows.
+        frame: Trials, as :func:`to_frame` returns them.
+        protocol: The protocol's label, or a value of the column ``comparable``; None where each dataset has only one.
 
     Raises:
-        SettingError: If a dataset has cells of several protocols or a model in several versions, which no column of a
-            table should mix, or if none is of that protocol.
+        SettingError: If a dataset has trials of several protocols or a model in several versions, which do not belong
+            in one column, or if none is of that protocol.
     """
     if protocol is not None:
         chosen = frame[(frame["protocol"] == protocol) | (frame["comparable"] == protocol)]
@@ -91,55 +90,77 @@ def choose(frame: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
             f"choose one. {_protocols(frame)}"
         )
     twice = frame[frame.duplicated([*_KEYS, *_SETTING, "seed"])]
-    for row in twice.itertuples():
+    if len(twice):
+        row = twice.iloc[0]
         raise SettingError(
-            f"{row.model} on {row.dataset} was trained from two sets of weights or at two image sizes under the same "
-            "name; give each its own name in the zoo or its own folder of records."
+            f"{row['model']} on {row['dataset']} was trained from two sets of weights or at two image sizes under the "
+            "same name; give each its own name in the zoo or its own folder of records."
         )
     return frame
 
 
 def _protocols(frame: pd.DataFrame) -> str:
-    """Every protocol of the records, in words that tell them apart."""
-    words = ["dataset", "protocol", "comparable", "adaptation", "epochs", "image_size", "limit", "test_limit"]
-    kinds = frame[[*words, "precision"]].drop_duplicates().astype("object")
-    told = [
+    """Return a description of every protocol of the records."""
+    columns = ["dataset", "protocol", "comparable", "adaptation", "epochs", "image_size", "limit", "test_limit"]
+    kinds = frame[[*columns, "precision"]].drop_duplicates().astype("object")
+    described = [
         f"{row.dataset}: {row.protocol} = {row.comparable} ({row.adaptation}, {row.epochs} epochs, "
         f"{_or(row.image_size, 'the models own')} px, {_or(row.limit, 'all')} training and "
         f"{_or(row.test_limit, 'all')} test images, precision {row.precision})"
         for row in kinds.itertuples()
     ]
-    return "There are: " + "; ".join(told) + "."
+    return "There are: " + "; ".join(described) + "."
 
 
-def _or(value: object, word: str) -> str:
-    return word if pd.isna(value) else f"{value:g}"  # type: ignore[call-overload]
+def _or(value: object, missing: str) -> str:
+    return missing if pd.isna(value) else f"{value:g}"  # type: ignore[call-overload]
 
 
-def best_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy of each model's best setting: the mean over seeds of each one's best epoch, then the largest.
+def best_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the test accuracy of each model's best setting.
 
-    Where some settings were trained with more seeds than others (``grid.best_seeds``), only those with the most
-    count: a single lucky seed of another setting is no better accuracy.
+    The accuracy of a setting is the mean over its seeds of each one's best epoch; the best setting has the largest mean
+    on the images that choose (column ``selection``; the test split where the column is missing). Where some settings
+    were trained with more seeds than others (``grid.best_seeds``), only those with the most count: a single lucky seed
+    of another setting does not win.
 
     Args:
-        frame: Cells that :func:`choose` let through.
+        frame: Trials that :func:`choose` returned.
 
     Returns:
-        Percent, index ``model``, columns ``dataset``, NaN where no cell finished; both in the order of the cells.
+        Percent, index ``model``, columns ``dataset``, NaN where no trial finished; both in the order of the trials.
     """
-    settings = frame.groupby([*_KEYS, *_SETTING], sort=False)["accuracy"].agg(["mean", "count"])
-    most = settings.groupby(_KEYS, sort=False)["count"].transform("max")
-    table = settings["mean"].where(settings["count"] == most).groupby(_KEYS, sort=False).max().unstack("dataset")
+    by_setting = frame.assign(chosen_by=_chosen_by(frame)).groupby([*_KEYS, *_SETTING], sort=False)
+    settings = by_setting.agg(
+        accuracy=("accuracy", "mean"), chosen_by=("chosen_by", "mean"), seeds=("accuracy", "count")
+    )
+    most = settings.groupby(_KEYS, sort=False)["seeds"].transform("max")
+    complete = settings[(settings["seeds"] == most) & (most > 0)]
+    ordered = complete.sort_values("chosen_by", ascending=False, kind="stable")
+    table = ordered.groupby(_KEYS, sort=False)["accuracy"].first().unstack("dataset")
     table = table.reindex(index=frame["model"].unique(), columns=frame["dataset"].unique())
     return table.astype("float64").rename_axis(index="model", columns="dataset")
 
 
+def _chosen_by(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the accuracy of each trial on the images that choose the best setting."""
+    if "selection" not in frame:  # a table written before the setting existed
+        return frame["accuracy"]
+    return frame["accuracy"].where(frame["selection"] != VALIDATED, frame["validation_accuracy"])
+
+
+def selection(frame: pd.DataFrame) -> str:
+    """Return the note on how the best epochs and settings were chosen: optimistic where any was on the test split."""
+    if "selection" in frame and (frame["selection"] == VALIDATED).all():
+        return VALIDATED
+    return OPTIMISTIC
+
+
 def noise(frame: pd.DataFrame) -> pd.Series[float]:
-    """How far the seed alone moves an accuracy: its standard deviation within a setting, pooled over settings.
+    """Return the seed noise: the standard deviation of an accuracy within a setting, pooled over settings.
 
     Returns:
-        Percentage points by dataset; without those where no setting was trained with two seeds.
+        Percentage points by dataset, without those where no setting was trained with two seeds.
     """
     groups = frame[frame["accuracy"].notna()].groupby([*_KEYS, *_SETTING])["accuracy"]
     freedom = (groups.count() - 1).groupby("dataset").sum()
@@ -149,60 +170,95 @@ def noise(frame: pd.DataFrame) -> pd.Series[float]:
 
 
 def gaps(frame: pd.DataFrame) -> list[str]:
-    """Name the models that lack cells which other models of their dataset have: their best is of fewer settings."""
+    """Name the models that lack trials which other models of their dataset have."""
     finished = frame[frame["accuracy"].notna()]
     grids = frame.groupby(_KEYS).size().groupby("dataset").max()
     counts = finished.groupby(_KEYS).size()
     return [
-        f"{model} on {dataset}: {counts.get((dataset, model), 0)} of {grids[dataset]} cells"
+        f"{model} on {dataset}: {counts.get((dataset, model), 0)} of {grids[dataset]} trials"
         for dataset, model in frame[_KEYS].drop_duplicates().itertuples(index=False)
         if counts.get((dataset, model), 0) < grids[dataset]
     ]
 
 
-def write(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Write the table of the best cells and, beside it, that of all cells.
-
-    Cells that the files hold already stay, unless ``frame`` has them, too; so datasets come together in one table.
+def check_table(table: str) -> None:
+    """Refuse a table that cannot be written or extended, before training starts.
 
     Args:
-        frame: Cells of one protocol per dataset.
-        path: The table, ``<name>.csv``; all cells go to ``<name>_cells.csv``.
+        table: The setting ``table``, a CSV file that need not exist.
+
+    Raises:
+        SettingError: If the path is a folder or does not end in ``.csv``.
+        DataError: If ``<name>_cells.csv`` exists and is not a table of trials.
+        StoreError: If the folder cannot be written.
+    """
+    path = Path(table).expanduser()
+    if path.suffix != ".csv" or path.is_dir():
+        raise SettingError(f"table={table}: expected a CSV file, as in table=results/mine.csv.")
+    check_writable(f"table={table}", path.parent)
+    trials = _trials_path(path)
+    if trials.exists():
+        _read_trials(trials)
+
+
+def write(frame: pd.DataFrame, path: Path, setting: str = "hydra.run.dir") -> pd.DataFrame:
+    """Write the table of the best accuracies and, beside it, that of all trials.
+
+    Trials that the files already hold stay unless ``frame`` has them, too, so datasets accumulate in one table.
+
+    Args:
+        frame: Trials of one protocol per dataset.
+        path: The table, ``<name>.csv``; all trials go to ``<name>_cells.csv``.
+        setting: The setting that decides the path, for errors.
 
     Returns:
         The table as written.
 
     Raises:
-        SettingError: If the files hold cells of another protocol of the same dataset.
-        DataError: If ``<name>_cells.csv`` is there and is no such table.
+        SettingError: If the files hold trials of another protocol of the same dataset.
+        DataError: If ``<name>_cells.csv`` exists and is not a table of trials.
         StoreError: If the files cannot be written.
     """
-    cells = path.with_name(f"{path.stem}_cells.csv")
-    if cells.is_file():
-        frame = _join(frame, cells)
-    table = best_cells(frame)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_result(cells, frame.to_csv(index=False).encode())
-    write_result(path, table.round(4).to_csv().encode())
+    trials = _trials_path(path)
+    if trials.is_file():
+        frame = _join(frame, trials)
+    table = best_accuracies(frame)
+    with storage_errors(setting, "write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(trials, frame.to_csv(index=False).encode())
+        write_atomic(path, table.round(4).to_csv().encode())
     return table
 
 
-def _join(frame: pd.DataFrame, cells: Path) -> pd.DataFrame:
+def _trials_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_cells.csv")
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
     try:
-        there = pd.read_csv(cells, dtype={"comparable": str, "cell": str, "protocol": str, "precision": str})
-        there = there[~there["cell"].isin(frame["cell"])]
-    except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"{cells}: cannot be read as a table of cells ({error}); move it away.") from error
-    if there.empty:
+        frame = pd.read_csv(path, dtype=_TEXT_COLUMNS)
+        if missing := {*_KEYS, *_SETTING, "seed", "accuracy", "comparable", "cell"} - {*frame.columns}:
+            raise ValueError(f"columns {', '.join(sorted(missing))} are missing")
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a table of trials ({error}); move it away.") from error
+    return frame
+
+
+def _join(frame: pd.DataFrame, trials: Path) -> pd.DataFrame:
+    existing = _read_trials(trials)
+    existing = existing[~existing["cell"].isin(frame["cell"])]
+    if existing.empty:
         return frame
+    if "selection" not in existing:  # a table written before the setting existed
+        existing = existing.assign(selection=OPTIMISTIC)
     try:
-        return choose(pd.concat([there.astype("object"), frame.astype("object")], ignore_index=True))
+        return choose(pd.concat([existing.astype("object"), frame.astype("object")], ignore_index=True))
     except SettingError as error:
-        raise SettingError(f"{cells} holds other cells of the same dataset; name another table. {error}") from error
+        raise SettingError(f"{trials} holds other trials of the same dataset; name another table. {error}") from error
 
 
 def compare(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Own accuracies beside published ones, where both have the model and the dataset.
+    """Compare accuracies with published ones, where both tables have the model and the dataset.
 
     Returns:
         Columns ``dataset``, ``model``, ``own``, ``published`` and ``difference``, percent; empty where nothing matches.
@@ -213,91 +269,3 @@ def compare(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     both = own.assign(published=other.melt(value_name="published")["published"].to_numpy()).dropna().reset_index()
     both["difference"] = both["own"] - both["published"]
     return both[["dataset", "model", "own", "published", "difference"]]
-
-
-def show(table: pd.DataFrame, frame: pd.DataFrame, published: pd.DataFrame, console: Console) -> None:
-    """Print the table, what is missing from it, and the comparison."""
-    kinds = frame[["dataset", "adaptation", "protocol"]].drop_duplicates()
-    words = ", ".join(
-        f"{dataset}: {protocol}{'' if adaptation == 'full' else f' {adaptation}'}"
-        for dataset, adaptation, protocol in kinds.itertuples(index=False)
-    )
-    print_table(console, table, f"Accuracy after fine-tuning, percent ({words})", digits=2)
-    for dataset, deviation in noise(frame).items():
-        low, high = table[dataset].min(), table[dataset].max()
-        console.print(
-            f"{dataset}: {low:.2f} to {high:.2f}; the seed alone moves an accuracy by {deviation:.2f} points (std)"
-            + (f", the models lie {(high - low) / deviation:.0f} times as far apart" if deviation else ""),
-            markup=False,
-            soft_wrap=True,
-        )
-    for gap in gaps(frame):
-        console.print(f"incomplete: {gap}", style="yellow", markup=False)
-    both = compare(table, published)
-    if len(both):
-        print_table(console, both.set_index("dataset"), "Beside the paper's table, percent", digits=2)
-
-
-def print_table(console: Console, rows: pd.DataFrame, title: str, digits: int = 3) -> None:
-    """Print a table with its index in front, numbers to so many digits."""
-    console.print(title, markup=False, soft_wrap=True)
-    shown = Table("")
-    for column in rows.columns:
-        text = not pd.api.types.is_numeric_dtype(rows[column])
-        shown.add_column(escape(str(column)), justify="left" if text else "right")
-    for name, *row in rows.itertuples():
-        words = (escape(value) if isinstance(value, str) else f"{value:.{digits}f}" for value in row)
-        shown.add_row(escape(str(name)), *words)
-    console.print(shown)
-
-
-def finish(
-    records: Sequence[Record], output: Path, table: str | None, published: pd.DataFrame, console: Console
-) -> None:
-    """Write and print what a run found, and add it to a table that grows from run to run.
-
-    Args:
-        records: Of all cells of the run.
-        output: The run's own table.
-        table: The growing table, or None.
-        published: Accuracies to compare with, columns by this package's dataset names.
-        console: Where to print.
-
-    Raises:
-        SettingError: If ``table`` holds another protocol's cells of the dataset.
-        StoreError: If a file cannot be written.
-    """
-    if not records:
-        return
-    frame = to_frame(records)
-    show(write(frame, output), frame, published, console)
-    console.print(f"Table: {output}", markup=False, soft_wrap=True)
-    if table is not None:
-        write(frame, Path(table).expanduser())
-        console.print(f"Added to: {table}", markup=False, soft_wrap=True)
-
-
-def main(arguments: Sequence[str], published: pd.DataFrame) -> None:
-    """Collect records into a table of true accuracies and compare it with the paper's.
-
-    Args:
-        arguments: Of the command line.
-        published: Accuracies to compare with, columns by this package's dataset names.
-    """
-    parser = argparse.ArgumentParser(prog="python -m itm.groundtruth collect", description="Collect records of cells.")
-    parser.add_argument("records", nargs="+", type=Path, help="folders of records; what is below them is found")
-    parser.add_argument("--table", type=Path, help="CSV file to write or to add to, beside it <name>_cells.csv")
-    parser.add_argument("--protocol", help="its word, where the records of a dataset are of several protocols")
-    chosen = parser.parse_args(arguments)
-    try:
-        records = [record for folder in chosen.records for record in Cells(folder).read_all()]
-        if not records:
-            raise SettingError(f"records={', '.join(map(str, chosen.records))}: no record of a cell is below.")
-        frame = choose(to_frame(records).drop_duplicates("cell"), chosen.protocol)
-        table = write(frame, chosen.table) if chosen.table else best_cells(frame)
-    except ItmError as error:
-        parser.error(str(error))
-    console = Console()
-    show(table, frame, published, console)
-    if chosen.table:
-        console.print(f"Table: {chosen.table}", markup=False, soft_wrap=True)

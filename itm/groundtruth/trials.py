@@ -1,9 +1,9 @@
-"""The cells of a fine-tuning grid on disk: one folder, one record and one claim each.
+"""The trials of a fine-tuning grid on disk: one folder, one record and one lock each.
 
-A cell is everything that decides one accuracy after fine-tuning; its folder's name ends in the start of the digest of
-that identity. ``record.json`` is there once the cell ended and holds its own sha256, so it is either exactly what was
-written or is seen to be damaged. Workers that share the folder of all cells claim a cell by a lock of the kernel, which
-is free at once when the worker's processes are gone, however they ended.
+A trial is everything that decides one accuracy after fine-tuning. Its folder's name ends in the start of the digest of
+that identity. ``record.json`` exists once the trial has ended and holds its own sha256, so damage is detected. Workers
+share the folder of all trials and claim a trial by a kernel lock, which the kernel frees when the worker's process
+ends.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from pathlib import Path
 from typing import Any
 
 from itm.core.files import folder_name, json_digest, storage_errors, try_lock, write_atomic
-from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.protocol import Adaptation, Protocol
 
 FORMAT = 1
-"""Version of the records and of how a cell is trained; part of the identity, so another version's are not mixed in."""
+"""Version of the records and of the training code; part of the identity, so that versions are not mixed."""
 
-KEPT = "Finished cells and epochs are kept."
+KEPT = "Finished trials and epochs are kept."
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One model fine-tuned once on one dataset with one setting.
 
     Args:
         dataset: Name of the dataset.
-        train: Fingerprint of the training images.
+        train: Fingerprint of the images that train.
         test: Fingerprint of the test images.
         model: The zoo's name of the model.
-        architecture: timm's or torchvision's name of it.
+        architecture: timm's or torchvision's name of the network.
         weights: Digest of the weights that training starts from.
         transform: The evaluation transform in one line.
-        pooling: How tokens or maps become one feature.
+        pooling: How tokens or feature maps become one feature.
         lr: Highest learning rate.
-        weight_decay: Of AdamW.
-        seed: Of the head, the order of the images and the augmentation.
-        adaptation: What of the backbone is trained, see :mod:`itm.groundtruth.adaptation`.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of the head, the order of the images and the augmentation.
+        adaptation: Which weights of the backbone train, see :mod:`itm.groundtruth.adaptation`.
         protocol: Everything else that decides the accuracy.
         format: Version of the records.
     """
@@ -60,7 +60,7 @@ class Cell:
     lr: float
     weight_decay: float
     seed: int = 0
-    adaptation: str = "full"
+    adaptation: Adaptation = "full"
     protocol: Protocol = field(default_factory=Protocol)
     format: int = FORMAT
 
@@ -71,12 +71,12 @@ class Cell:
 
     @property
     def comparable(self) -> str:
-        """Eight hexadecimal digits that cells share whose accuracies belong in one column of a table."""
+        """Eight hexadecimal digits, shared by trials whose accuracies belong in one column of a table."""
         return json_digest([self.train, self.test, self.adaptation, self.protocol.identity(), self.format])[:8]
 
     @property
     def folder(self) -> str:
-        """A folder name that a person can read, made unique by the start of the digest."""
+        """A readable folder name that the start of the digest makes unique."""
         details = (f"lr{self.lr:g}", f"wd{self.weight_decay:g}", f"seed{self.seed}", self.adaptation)
         return folder_name((self.dataset, self.model), self.digest, details)
 
@@ -86,80 +86,97 @@ class Cell:
         return f"{self.model} on {self.dataset}{adaptation}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
 
     @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> Cell:
-        """The cell whose :func:`dataclasses.asdict` went through JSON."""
+    def from_dict(cls, facts: Mapping[str, Any]) -> Trial:
+        """Build a trial from the JSON of its :func:`dataclasses.asdict`."""
         return cls(**{**facts, "protocol": Protocol(**facts["protocol"])})
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a cell ended.
+    """The outcome of a trial.
 
     Args:
-        cell: The cell.
-        error: Why it failed, or None.
+        trial: The trial.
+        error: Reason of the failure, or None.
         history: One entry per finished epoch: epoch from 1, losses, accuracies in percent, seconds.
-        facts: How it was computed: seconds, speed, memory, numbers of parameters, micro-batch, device, versions.
+        facts: How the trial was computed: seconds, speed, memory, numbers of parameters, micro-batch, device, versions.
     """
 
-    cell: Cell
+    trial: Trial
     error: str | None = None
     history: Sequence[Mapping[str, float]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Mapping[str, float]:
-        """The epoch of the best test accuracy, the first of equals."""
-        return max(self.history, key=lambda epoch: epoch["accuracy"])
+        """The epoch that ``protocol.select`` chooses, the first of equal ones."""
+        return max(self.history, key=self.trial.protocol.chosen_by)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the best accuracy on top for whoever opens the file."""
-        best = {} if self.error is not None else {"accuracy": self.best["accuracy"], "epoch": self.best["epoch"]}
-        return {"status": "finished" if self.error is None else "failed", **best, **asdict(self)}
+        """Return plain values with the test accuracy of the best epoch near the top.
+
+        The trial stands under ``"cell"``, the key of the records' first version.
+        """
+        best: dict[str, Any] = {}
+        if self.error is None:
+            best = {"accuracy": self.best["accuracy"], "epoch": self.best["epoch"]}
+        return {
+            "status": "finished" if self.error is None else "failed",
+            **best,
+            "cell": asdict(self.trial),
+            "error": self.error,
+            "history": [dict(epoch) for epoch in self.history],
+            "facts": dict(self.facts),
+        }
 
 
-class Cells:
-    """The folder that all workers share.
+class TrialStore:
+    """The folder of records that all workers share.
 
     Args:
-        root: The folder of the setting ``records``; made when the first cell is claimed.
+        root: Folder of the setting ``records``; the first claim creates it.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
 
-    def folder(self, cell: Cell) -> Path:
-        """Where a cell's files are, or will be."""
-        return self.root / cell.folder
+    def folder(self, trial: Trial) -> Path:
+        """Return the folder of a trial's files; it need not exist yet."""
+        return self.root / trial.folder
 
-    def read(self, cell: Cell) -> Record | None:
-        """The record of a cell, or None where there is none that is whole."""
-        record = _read(self.folder(cell) / "record.json")
-        return record if record is not None and record.cell.digest == cell.digest else None
+    def read(self, trial: Trial) -> Record | None:
+        """Return the record of a trial, or None where it is missing or damaged."""
+        record = _read(self.folder(trial) / "record.json")
+        return record if record is not None and record.trial.digest == trial.digest else None
 
     def read_all(self) -> list[Record]:
-        """Every whole record below the folder, by path; damaged ones are named in the log."""
+        """Return every undamaged record below the folder, sorted by path; the log names damaged ones."""
         read = (_read(path) for path in sorted(self.root.rglob("record.json")))
         return [record for record in read if record is not None]
 
     def write(self, record: Record) -> None:
-        """Write a record, whole or not at all.
+        """Write a record completely or not at all.
 
         Raises:
             StoreError: If it cannot be written.
         """
         content = json.loads(json.dumps(record.to_json(), ensure_ascii=False))
         text = json.dumps({"sha256": json_digest(content), **content}, indent=1, ensure_ascii=False) + "\n"
-        write_result(self.folder(record.cell) / "record.json", text.encode())
+        path = self.folder(record.trial) / "record.json"
+        with storage_errors("records", "write", path, KEPT):
+            write_atomic(path, text.encode())
 
     @contextmanager
-    def claim(self, cell: Cell) -> Iterator[bool]:
-        """Hold a cell: True if it is this worker's until the block ends, False if another one has it.
+    def claim(self, trial: Trial) -> Iterator[bool]:
+        """Claim a trial for this worker until the block ends.
+
+        Yields:
+            True if the claim succeeded, False if another worker holds the trial.
 
         Raises:
-            StoreError: If the folder cannot be made or written.
+            StoreError: If the folder cannot be created or written.
         """
-        folder = self.folder(cell)
+        folder = self.folder(trial)
         with storage_errors("records", "write", folder, KEPT):
             lock = try_lock(folder)
         try:
@@ -168,31 +185,20 @@ class Cells:
             lock.release()
 
 
-def write_result(path: Path, content: bytes) -> None:
-    """Write a record, a checkpoint's digest or a table completely or not at all.
-
-    Raises:
-        StoreError: If it cannot be written.
-    """
-    with storage_errors("records", "write", path, KEPT):
-        write_atomic(path, content)
-
-
 def _read(path: Path) -> Record | None:
     try:
         content = json.loads(path.read_bytes())
         sha256 = content.pop("sha256")
         if sha256 == json_digest(content):
-            return Record(Cell.from_dict(content["cell"]), content["error"], content["history"], content["facts"])
+            return Record(Trial.from_dict(content["cell"]), content["error"], content["history"], content["facts"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what a record holds
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not JSON, or not the content of a record
         pass
-    _tell_damage(path)
+    _warn_damaged(path)
     return None
 
 
-@cache
-def _tell_damage(path: Path) -> None:
-    """Once, though a walk looks at a record several times."""
-    _log.warning("%s is damaged (cut short or altered) and counts as absent; its cell is trained again.", path)
+@cache  # one warning per file, though a worker reads each record several times
+def _warn_damaged(path: Path) -> None:
+    _log.warning("%s is damaged (cut short or altered) and counts as absent; its trial runs again.", path)

@@ -1,0 +1,165 @@
+"""Trials on disk: identity, records that are complete or absent, and claims."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from itm.core.errors import SettingError, StoreError
+from itm.groundtruth.protocol import Protocol
+from itm.groundtruth.trials import Record, Trial, TrialStore
+
+TRIAL = Trial("my bees/ä", "aa", "bb", "ViT:B", "vit", "cc", "resize 33, crop 32", "cls", 1e-5, 1e-2)
+PROTOCOLS = [
+    {"epochs": 20},
+    {"batch_size": 8},
+    {"schedule": "constant"},
+    {"warmup_epochs": 1},
+    {"limit": 9},
+    {"test_limit": 9},
+    {"precision": "16"},
+    {"image_size": 64},
+    {"crop_scale": (0.5, 1.0)},
+]
+EPOCHS = [{"epoch": 1, "accuracy": 70.0}, {"epoch": 2, "accuracy": 75.0}, {"epoch": 3, "accuracy": 75.0}]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TrialStore(tmp_path / "records")
+
+
+def claim_and(store, then):
+    """What a second process does: claim the trial, report it, and hold it until it is killed."""
+    with store.claim(TRIAL) as mine:
+        then.send(mine)
+        signal.pause()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(replace(TRIAL, **{key: "x"}) for key in ("dataset", "train", "test", "model", "architecture", "weights")),
+        *(replace(TRIAL, **change) for change in ({"lr": 2e-5}, {"weight_decay": 0.0}, {"seed": 1})),
+        *(replace(TRIAL, **change) for change in ({"adaptation": "linear"}, {"transform": "x"}, {"pooling": "mean"})),
+        *(replace(TRIAL, protocol=Protocol(**change)) for change in PROTOCOLS),
+    ],
+)
+def test_each_setting_that_decides_the_accuracy_makes_another_trial(other):
+    assert other.digest != TRIAL.digest
+    assert other.folder != TRIAL.folder
+
+
+def test_the_name_of_a_protocol_is_not_part_of_the_identity():
+    named = replace(TRIAL, protocol=Protocol(name="paper"))
+    assert (named.digest, named.folder) == (TRIAL.digest, TRIAL.folder)
+    assert named.protocol.label == "paper"
+    assert TRIAL.protocol.label == "100ep"
+    assert Protocol(epochs=20, warmup_epochs=1, image_size=64, limit=500).label == "20ep-64px-500train"
+
+
+def test_trials_are_comparable_across_models_and_settings_only():
+    assert replace(TRIAL, model="x", weights="y", transform="z", lr=1.0, seed=3).comparable == TRIAL.comparable
+    for change in ({"train": "x"}, {"test": "x"}, {"adaptation": "linear"}, {"protocol": Protocol(epochs=50)}):
+        assert replace(TRIAL, **change).comparable != TRIAL.comparable
+
+
+def test_the_folder_s_name_is_one_everywhere():
+    assert TRIAL.folder.startswith("my_bees_-ViT_B-lr1e-05-wd0.01-seed0-full-")
+    assert "/" not in TRIAL.folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "protocol.epochs=0: expected a number of at least 1"),
+        ({"epochs": 2.5}, "protocol.epochs=2.5"),
+        ({"epochs": True}, "protocol.epochs=True"),
+        ({"epochs": 5}, "protocol.warmup_epochs=5.0: expected 0 or more, less than protocol.epochs=5"),
+        ({"batch_size": "x"}, "protocol.batch_size=x"),
+        ({"schedule": "cosin"}, "protocol.schedule=cosin: not known. Did you mean 'cosine'"),
+        ({"label_smoothing": 1.0}, "protocol.label_smoothing=1.0"),
+        ({"crop_scale": [0.5]}, "protocol.crop_scale="),
+        ({"crop_scale": [0.9, 0.5]}, "protocol.crop_scale="),
+        ({"crop_scale": ["a", 1]}, "protocol.crop_scale="),
+        ({"flip": "yes"}, "protocol.flip=yes"),
+        ({"rank": 0}, "protocol.rank=0"),
+    ],
+)
+def test_bad_protocols_are_named(settings, words):
+    with pytest.raises(SettingError) as caught:
+        Protocol(**settings)
+    assert words in str(caught.value)
+
+
+def test_records_come_back_as_written(store):
+    record = Record(TRIAL, None, EPOCHS, {"seconds": 1.5, "device": "cpu"})
+    with store.claim(TRIAL):
+        store.write(record)
+    assert store.read(TRIAL) == record
+    assert store.read_all() == [record]
+    assert store.read(replace(TRIAL, seed=1)) is None
+    content = json.loads((store.folder(TRIAL) / "record.json").read_text("utf-8"))
+    assert (content["status"], content["accuracy"], content["epoch"]) == ("finished", 75.0, 2)
+    assert sorted(path.name for path in store.folder(TRIAL).iterdir()) == [".lock", "record.json"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("75.0", "95.0"),
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"sha256": "', '"sha256": "0'),
+    ],
+    ids=["cut", "altered", "empty", "list", "object", "digest"],
+)
+def test_a_damaged_record_counts_as_absent_and_is_named(store, damage, caplog):
+    with store.claim(TRIAL):
+        store.write(Record(TRIAL, None, EPOCHS))
+    path = store.folder(TRIAL) / "record.json"
+    path.write_text(damage(path.read_text("utf-8")), "utf-8")
+    assert store.read(TRIAL) is None
+    assert store.read_all() == []
+    assert str(path) in caplog.text
+    assert caplog.text.count("is damaged") == 1, "logged once, though read twice"
+
+
+def test_a_claim_is_one_worker_s(store):
+    with store.claim(TRIAL) as first:
+        with store.claim(TRIAL) as second, store.claim(replace(TRIAL, seed=1)) as other:
+            assert (first, second, other) == (True, False, True)
+        with store.claim(TRIAL) as third:  # the end of a refused claim frees nothing
+            assert not third
+    with store.claim(TRIAL) as again:
+        assert again
+
+
+def test_a_killed_worker_s_claim_is_free_at_once(store):
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    worker = context.Process(target=claim_and, args=(store, there))
+    worker.start()
+    try:
+        assert here.poll(20)
+        assert here.recv()
+        with store.claim(TRIAL) as mine:
+            assert not mine
+    finally:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+    with store.claim(TRIAL) as mine:
+        assert mine
+
+
+def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="records: cannot write"), TrialStore(tmp_path / "file").claim(TRIAL):
+        pass
