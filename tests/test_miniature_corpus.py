@@ -139,7 +139,7 @@ def small_corpus() -> Corpus:
 
 
 @pytest.mark.parametrize("place", [10, 200, 5000, -1, None])
-def test_a_damaged_file_is_found_out(tmp_path: Path, place: int | None) -> None:
+def test_a_damaged_file_is_detected(tmp_path: Path, place: int | None) -> None:
     file = tmp_path / "corpus.safetensors"
     small_corpus().save(file)
     assert Corpus.load(file).digest == small_corpus().digest
@@ -153,13 +153,13 @@ def test_a_damaged_file_is_found_out(tmp_path: Path, place: int | None) -> None:
         Corpus.load(file)
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.safetensors: no such file; `python -m .*\.corpus` builds"):
         Corpus.load(tmp_path / "none.safetensors")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_command_shows_what_came_from_where(
+def test_the_command_prints_the_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "elsewhere/corpus.safetensors"
@@ -194,9 +194,9 @@ def test_the_packages_of_the_targets_are_asked_for_at_once(monkeypatch: pytest.M
     assert not corpus.default_file().exists()
 
 
-def test_without_debian_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_debian_the_error_names_the_missing_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="no dpkg-query: run this on Debian or Ubuntu"):
+    with pytest.raises(DataError, match="dpkg-query is not installed: run this on Debian or Ubuntu"):
         versions([Package("any", "MIT")])
 
 
@@ -279,7 +279,7 @@ def test_pictures_that_cannot_be_kept_are_drawn(tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_corpus_is_a_dataset_whose_test_split_no_training_saw() -> None:
+def test_the_test_split_of_the_corpus_is_the_held_out_part() -> None:
     with pytest.raises(DataError, match=r"data=miniature_corpus: .*no such file; `python -m .*\.corpus`"):
         load_images("miniature_corpus")
     corpus = read_corpus()
@@ -350,7 +350,7 @@ def test_a_target_names_its_missing_packages(name: str) -> None:
         load_images(name)
 
 
-def test_held_out_packages_are_none_of_the_corpus() -> None:
+def test_held_out_packages_are_not_in_the_corpus() -> None:
     seen = {package.name for package in glyphs.CORPUS_FONTS}
     assert len(seen) == len(glyphs.CORPUS_FONTS)
     assert not seen & {package.name for package in (*glyphs.HELD_OUT_FONTS, *glyphs.SCRIPT_FONTS)}
@@ -366,7 +366,7 @@ def installed(*packages: Package) -> None:
         pytest.skip(f"needs Debian packages: {error}")
 
 
-def test_held_out_families_are_none_of_the_corpus() -> None:
+def test_held_out_families_are_not_in_the_corpus() -> None:
     parts = glyphs.CORPUS_FONTS, (*glyphs.HELD_OUT_FONTS, *glyphs.SCRIPT_FONTS)
     installed(*parts[0], *parts[1])
     seen, held_out = (
@@ -387,7 +387,7 @@ def test_held_out_families_are_none_of_the_corpus() -> None:
         ("icon_themes", [theme.package for theme in icons.HELD_OUT_THEMES], 9),
     ],
 )
-def test_the_targets_are_of_some_size(tmp_path: Path, name: str, packages: list[Package], classes: int) -> None:
+def test_the_targets_have_enough_images(tmp_path: Path, name: str, packages: list[Package], classes: int) -> None:
     installed(*packages)
     train, test = (load_images(name, split, root=tmp_path) for split in ("train", "test"))
     assert 500 <= len(train) <= 3000

@@ -87,7 +87,7 @@ def test_drawings_lie_inside_and_vary_in_size() -> None:
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"DejaVuSans\.ttf: shows nothing for ' '"):
+    with pytest.raises(DataError, match=r"DejaVuSans\.ttf: no picture for ' '"):
         glyphs.draw(SANS, " ")
 
 

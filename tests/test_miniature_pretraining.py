@@ -1,4 +1,4 @@
-"""Pre-training of small models: the losses, resumption, the weights that are written, and the way to a ranking."""
+"""Pre-training of small models: losses, resumption, exported weights, and a ranking with them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_rounds_show_every_row_once_before_any_twice():
     assert seen[:10] != seen[10:]
 
 
-def test_held_out_images_are_none_of_the_others(pictures):
+def test_held_out_images_are_not_training_images(pictures):
     numbered = Pictures(np.arange(120, dtype=np.uint8)[:, None, None, None].repeat(3, 3), np.arange(120))
     known, new = numbered.split()
     assert len(new) == 12
@@ -157,7 +157,7 @@ def test_the_loss_falls(family, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_labels_are_for_supervision_alone(family, pictures):
+def test_only_supervised_training_uses_the_labels(family, pictures):
     module = build(family).train()
     images, labels = images_of(pictures), pictures.labels[:16]
 
@@ -190,20 +190,20 @@ def test_info_nce_is_the_mean_log_probability_of_the_own_key():
 
 
 @pytest.mark.parametrize("family", ["mocov3", "dino"])
-def test_the_follower_moves_towards_the_network(family, pictures):
+def test_the_average_moves_towards_the_network(family, pictures):
     module = build(family, momentum=0.9)
-    before = {name: value.clone() for name, value in module.follower.named_parameters()}
+    before = {name: value.clone() for name, value in module.momentum_net.named_parameters()}
     assert all(torch.equal(before[name], value) for name, value in module.net.named_parameters())
     with torch.no_grad():
         for value in [*module.net.parameters(), *module.projector.parameters()]:
             value.add_(1.0)
     module.on_train_batch_end(None, None, 0)
-    for name, value in module.follower.named_parameters():
+    for name, value in module.momentum_net.named_parameters():
         torch.testing.assert_close(value, before[name] + 0.1)
         assert not value.requires_grad
 
 
-def test_the_follower_slows_down_along_a_cosine(pictures, tmp_path, monkeypatch):
+def test_the_momentum_rises_along_a_cosine(pictures, tmp_path, monkeypatch):
     used = []
     monkeypatch.setattr("experiments.miniature.contrastive.update_momentum", lambda own, other, m: used.append(m))
     train("m", build("mocov3", momentum=0.9, images=96), pictures, tmp_path, TrainerSettings())
@@ -214,12 +214,12 @@ def test_the_follower_slows_down_along_a_cosine(pictures, tmp_path, monkeypatch)
 def test_the_teachers_centre_follows_its_outputs(pictures):
     module = build("dino").eval()
     views = module.views(images_of(pictures))
-    words = torch.cat([module.follower_projector(module.follower(views)) for _ in range(2)])
+    scores = torch.cat([module.momentum_projector(module.momentum_net(views)) for _ in range(2)])
     module.loss_of_views(views, views)
-    torch.testing.assert_close(module.criterion.center.flatten(), 0.1 * words.mean(0))
+    torch.testing.assert_close(module.criterion.center.flatten(), 0.1 * scores.mean(0))
 
 
-def test_the_students_words_stay_while_the_learning_rate_rises(pictures, tmp_path):
+def test_the_prototypes_are_frozen_during_the_warm_up(pictures, tmp_path):
     module = build("dino", warmup=0.5)
     before = module.projector.last_layer.weight_v.clone()
     seen = []
@@ -236,7 +236,7 @@ def patch(views: torch.Tensor, token: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("family", "share"), [("mae", 0.5), ("simmim", 0.6)])
-def test_hidden_patches_are_not_seen(family, share, pictures, monkeypatch):
+def test_masked_patches_do_not_reach_the_encoder(family, share, pictures, monkeypatch):
     module = build(family)
     views = module.views(images_of(pictures, 4)).requires_grad_()
     masks = []
@@ -254,7 +254,7 @@ def test_hidden_patches_are_not_seen(family, share, pictures, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["mae", "simmim"])
-def test_a_guess_of_zero_costs_what_the_hidden_pixels_hold(family, pictures):
+def test_a_prediction_of_zero_costs_the_size_of_the_masked_pixels(family, pictures):
     module = build(family)
     torch.nn.init.zeros_(module.predict.weight)
     torch.nn.init.zeros_(module.predict.bias)
@@ -335,7 +335,7 @@ def test_written_weights_give_the_trained_features(family, pictures, tmp_path):
     assert file.stat().st_size < 2.5 * sum(value.numel() for value in made.net.parameters()) + 20_000
 
 
-def test_what_half_precision_cannot_hold_is_refused(tmp_path):
+def test_values_too_large_for_half_precision_are_refused(tmp_path):
     net = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(net.weight, 1e5)
     with pytest.raises(PretrainingError, match="weight has values that are not finite in half precision"):
@@ -351,7 +351,7 @@ def test_features_recognise_the_classes(pictures, tmp_path):
 # many models
 
 
-def test_what_is_finished_is_left_alone_until_its_settings_change(pictures, tmp_path):
+def test_a_finished_model_is_trained_again_only_after_a_change_of_settings(pictures, tmp_path):
     file = tmp_path / "weights" / "mae.safetensors"
     walk(pictures, tmp_path).run([job("mae")])
     first = file.stat().st_mtime_ns
@@ -362,7 +362,7 @@ def test_what_is_finished_is_left_alone_until_its_settings_change(pictures, tmp_
     assert read_metadata(file)["recipe"] == {"family": "mae", "lr": 2e-3}
 
 
-def test_a_model_that_another_process_holds_is_passed_by_and_come_back_to(pictures, tmp_path, monkeypatch):
+def test_a_model_that_another_process_has_locked_is_tried_again_later(pictures, tmp_path, monkeypatch):
     held, free = job("mae", "held"), job("mae", "free")
     folder = tmp_path / "state" / f"held-{held.digest('corpus')[:16]}"
     folder.mkdir(parents=True)
@@ -474,7 +474,7 @@ def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
         ("+models.simclr.temprature=3", "models.simclr: .*unexpected keyword argument 'temprature'"),
     ],
 )
-def test_a_model_s_wrong_settings_are_named(typed, message, pretrain, pictures, tmp_path):
+def test_the_error_names_the_wrong_setting_of_a_model(typed, message, pretrain, pictures, tmp_path):
     file = tmp_path / "corpus.safetensors"
     write(pictures, file)
     said = str(pretrain("recipe=toy", f"corpus={file}", "only=[simclr]", typed))

@@ -1,1 +1,1 @@
-"""A benchmark in miniature: small images and models that are made here, from packages that a registry ships."""
+"""The benchmark in miniature: small images and models, built from Debian packages. Run it from a clone."""

@@ -1,4 +1,4 @@
-"""What lies behind a drawing: two colours that run into each other, never near the drawing's own."""
+"""Random backgrounds for drawings: a gradient of two colours with enough contrast to the drawing."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ SIZE = 32
 """Width and height of every image, in pixels."""
 
 CONTRAST = 70.0
-"""Least distance of the backdrop's luminance from the drawing's, of 255."""
+"""Smallest difference in luminance between backdrop and drawing, on a scale of 0 to 255."""
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _NOISE = 4.0
 
 
 def generator_of(seed: int, key: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and the key alone, so an image is the same whatever is drawn before it."""
+    """Return a generator that depends only on the seed and the key, not on the images drawn before."""
     return np.random.default_rng([seed, zlib.crc32(key.encode())])
 
 
 def compose(colour: ArrayLike, opacity: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Lay a drawing over a random backdrop.
+    """Compose a drawing and a random backdrop.
 
     Args:
         colour: Colour of the drawing, 0 to 255, ``[3]`` or ``[SIZE, SIZE, 3]``.
-        opacity: How much of the drawing is seen, 0 to 1, ``[SIZE, SIZE]``; not 0 everywhere.
-        generator: Decides the backdrop.
+        opacity: Opacity of the drawing, 0 to 1, ``[SIZE, SIZE]``; above 0 somewhere.
+        generator: Draws the backdrop.
 
     Returns:
         The image, uint8, ``[SIZE, SIZE, 3]``.
@@ -41,10 +41,12 @@ def compose(colour: ArrayLike, opacity: NDArray[np.floating], generator: np.rand
 
 
 def _backdrop(colour: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.float64]:
-    """A gradient with a little noise, on that side of the colour's luminance where there is more room."""
+    """Return a noisy gradient, darker than a bright drawing and brighter than a dark one, ``[SIZE, SIZE, 3]``."""
     luminance = float(colour @ _LUMINANCE)
     candidates = generator.uniform(0, 255, (128, 3))
-    distance = (candidates @ _LUMINANCE - luminance) * (1 if luminance < 127.5 else -1)
+    distance = candidates @ _LUMINANCE - luminance
+    if luminance >= 127.5:
+        distance = -distance
     order = np.argsort(distance < CONTRAST, kind="stable")  # those with enough contrast first, in random order
     first, second = candidates[order[:2]]
     angle = generator.uniform(0, 2 * np.pi)

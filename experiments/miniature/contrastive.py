@@ -1,4 +1,4 @@
-"""Vision transformers that learn to recognise an image in two views: SimCLR, MoCo v3 and DINO."""
+"""Contrastive and self-distilling pre-training of vision transformers: SimCLR, MoCo v3 and DINO."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _VIEWS = {"scale": (0.3, 1.0), "saturation": 0.2, "hue": 0.1, "grayscale": 0.2, 
 
 
 class _TwoViews(Pretraining):
-    """Two views of each image through one network.
+    """Base class: two views of each image pass through one network.
 
     Args:
-        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from the family's.
-        settings: Of :class:`experiments.miniature.module.Pretraining`.
+        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from this file's defaults.
+        settings: Settings of :class:`experiments.miniature.module.Pretraining`.
     """
 
     def __init__(self, *, views: Mapping[str, Any] | None = None, clip: float | None = 1.0, **settings: Any) -> None:
@@ -32,22 +32,22 @@ class _TwoViews(Pretraining):
         self.views = RandomViews(**{**_VIEWS, **(views or {})})
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of two views; the labels stay unseen."""
+        """Return the loss of two views; the labels are not used."""
         return self.loss_of_views(self.views(images), self.views(images))
 
     def loss_of_views(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of two views of the same images, each float ``[B, 3, H, W]``."""
+        """Return the loss of two views of the same images, each float ``[B, 3, H, W]``."""
         raise NotImplementedError
 
 
 class SimCLR(_TwoViews):
-    """Each view is told from all other images of the batch (Chen et al. 2020).
+    """Contrast each view with all other images of the batch (Chen et al. 2020).
 
     Args:
         hidden_dim: Width of the projector's hidden layer.
-        output_dim: Width of its output.
-        temperature: Of the loss.
-        settings: As of the other methods of this file.
+        output_dim: Width of the projector's output.
+        temperature: Temperature of the loss.
+        settings: Settings of the base classes.
     """
 
     def __init__(
@@ -59,19 +59,20 @@ class SimCLR(_TwoViews):
         self.criterion = NTXentLoss(temperature)
 
     def loss_of_views(self, first: Tensor, second: Tensor) -> Tensor:
-        """NT-Xent of the projections."""
+        """Return the NT-Xent loss of the projections."""
         z = self.net(torch.cat([first, second])).chunk(2)
         loss: Tensor = self.criterion(*map(self.projector, z))
         return loss
 
 
 class _Momentum(_TwoViews):
-    """A second network follows the first as a moving average, and is what the first learns to agree with.
+    """Base class: a moving average of the network gives the targets of the network.
 
     Args:
         model: timm's name of the network.
-        momentum: Share that the follower keeps in a step, at the start; a cosine raises it to 1.
-        settings: As of the other methods of this file.
+        model_args: Arguments of the network.
+        momentum: Share of its weights that the average keeps in the first step; a cosine schedule raises it to 1.
+        settings: Settings of the base classes.
     """
 
     def __init__(
@@ -79,41 +80,41 @@ class _Momentum(_TwoViews):
     ) -> None:
         super().__init__(model=model, model_args=model_args, **settings)
         self.momentum = momentum
-        self.follower = build(model, model_args, 0)
+        self.momentum_net = build(model, model_args, 0)
 
     def add_projectors(self, projector: type[nn.Module], *sizes: int, **settings: Any) -> None:
-        """Give both networks a projector; then both are the same."""
+        """Add a projector to each network, and copy the weights of the trained one to the average."""
         with seeded(self.seed, 1):
             self.projector = projector(width(self.net), *sizes, **settings)
-        self.follower_projector = projector(width(self.net), *sizes, **settings)
+        self.momentum_projector = projector(width(self.net), *sizes, **settings)
         for own, other in self._pairs():
             other.load_state_dict(own.state_dict())
             deactivate_requires_grad(other)
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.net, self.follower), (self.projector, self.follower_projector)]
+        return [(self.net, self.momentum_net), (self.projector, self.momentum_projector)]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Let the follower follow, after a step of the optimiser."""
+        """Update the average after a step of the optimiser."""
         momentum = cosine_schedule(min(self.global_step, self.steps), self.steps, self.momentum, 1.0)
         for own, other in self._pairs():
             update_momentum(own, other, momentum)
 
-    def followed(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """What the follower says of two views, one after the other in a batch; no gradient."""
+    def momentum_outputs(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the average network's projections of two views that are concatenated in a batch; without gradient."""
         with torch.no_grad():
-            first, second = self.follower(views).chunk(2)
-            return self.follower_projector(first), self.follower_projector(second)
+            first, second = self.momentum_net(views).chunk(2)
+            return self.momentum_projector(first), self.momentum_projector(second)
 
 
 class MoCoV3(_Momentum):
-    """The prediction of one view is told from all images of the batch as a momentum encoder sees the other view.
+    """Contrast predictions of one view with the momentum encoder's projections of the other (Chen et al. 2021).
 
     Args:
         hidden_dim: Width of the hidden layers of projector and predictor.
-        output_dim: Width of their outputs.
-        temperature: Of the loss (Chen et al. 2021, algorithm 1).
-        settings: As of the other methods of this file.
+        output_dim: Width of the outputs of projector and predictor.
+        temperature: Temperature of the loss (algorithm 1).
+        settings: Settings of the base classes.
     """
 
     def __init__(
@@ -126,36 +127,36 @@ class MoCoV3(_Momentum):
             self.predictor = MoCoProjectionHead(output_dim, hidden_dim, output_dim, num_layers=2, batch_norm=True)
 
     def loss_of_views(self, first: Tensor, second: Tensor) -> Tensor:
-        """Symmetric InfoNCE."""
+        """Return the symmetric InfoNCE loss."""
         views = torch.cat([first, second])
         q1, q2 = (self.predictor(self.projector(x)) for x in self.net(views).chunk(2))
-        k1, k2 = self.followed(views)
+        k1, k2 = self.momentum_outputs(views)
         return info_nce(q1, k2, self.temperature) + info_nce(q2, k1, self.temperature)
 
 
 def info_nce(q: Tensor, k: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding each query's key among all keys.
+    """Return the cross-entropy of finding each query's key among all keys.
 
     Args:
-        q: Queries, ``[B, D]``; brought to unit length.
-        k: Keys, row by row of the same images; brought to unit length.
-        temperature: Of the softmax; the loss is scaled by twice of it, as by the authors.
+        q: Queries, ``[B, D]``; normalised to unit length here.
+        k: Keys of the same images in the same order, ``[B, D]``; normalised to unit length here.
+        temperature: Temperature of the softmax; the loss is scaled by twice the temperature, as the authors do.
     """
     logits = F.normalize(q) @ F.normalize(k).T / temperature
     return F.cross_entropy(logits, torch.arange(len(q), device=q.device)) * (2 * temperature)
 
 
 class DINO(_Momentum):
-    """A student predicts the centred and sharpened words of its teacher about the other view (Caron et al. 2021).
+    """Train a student on the teacher's centred and sharpened prototype scores of the other view (Caron et al. 2021).
 
     Args:
         hidden_dim: Width of the projector's hidden layers.
-        bottleneck_dim: Width of its bottleneck.
-        output_dim: Number of words.
-        teacher_temperature: Sharpens the teacher.
-        student_temperature: Of the student.
-        center_momentum: Share that the centre of the teacher's outputs keeps in a step.
-        settings: As of the other methods of this file.
+        bottleneck_dim: Width of the projector's bottleneck.
+        output_dim: Number of prototypes.
+        teacher_temperature: Temperature of the teacher's softmax; a low one sharpens.
+        student_temperature: Temperature of the student's softmax.
+        center_momentum: Share of its value that the centre of the teacher's outputs keeps in a step.
+        settings: Settings of the base classes.
     """
 
     def __init__(
@@ -182,12 +183,12 @@ class DINO(_Momentum):
         )
 
     def loss_of_views(self, first: Tensor, second: Tensor) -> Tensor:
-        """Cross-entropy of the student with the teacher of the other view; the centre moves along."""
+        """Return the cross-entropy of the student with the teacher's other view, and update the centre."""
         views = torch.cat([first, second])
         student = [self.projector(x) for x in self.net(views).chunk(2)]
-        loss: Tensor = self.criterion(list(self.followed(views)), student)
+        loss: Tensor = self.criterion(list(self.momentum_outputs(views)), student)
         return loss
 
     def on_after_backward(self) -> None:
-        """Keep the words as they are while the learning rate rises."""
+        """Freeze the prototypes during the warm-up."""
         self.projector.cancel_last_layer_gradients(self.global_step)  # type: ignore[operator]

@@ -1,7 +1,7 @@
-"""Characters of installed fonts as small pictures; the label is the character.
+"""Characters of installed fonts as small images; the label is the character.
 
-A face shows a character if its table of characters says so, the picture is not empty, and no other character of the
-alphabet has the same one (the empty box of a font that promises too much, capitals in the place of small letters).
+A font supports a character if its character map lists it, its picture is not empty, and no other character of the
+alphabet has the same picture. Equal pictures are placeholder boxes, or capitals in place of small letters.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ CORPUS_FONTS = (
     Package("fonts-urw-base35", "AGPL-3 with font exception"),
     Package("fonts-vollkorn", "OFL-1.1"),
 )
-"""Text fonts: serif, sans serif, typewriter."""
+"""Text fonts: serif, sans serif and monospaced."""
 
 HELD_OUT_FONTS = (Package("fonts-aenigma", "free to use, change and redistribute with attribution"),)
-"""Decorative fonts of one hand, Brian Kent's; no family of them is in the corpus."""
+"""Decorative fonts by Brian Kent; the corpus contains none of these families."""
 
 SCRIPT_FONTS = (
     Package("fonts-arundina", "Bitstream Vera"),
@@ -65,22 +65,22 @@ SCRIPT_FONTS = (
 )
 """Thai fonts."""
 
-# A size-free picture cannot tell C c, K k, O o 0, P p, S s, U u, V v, W w, X x, Y y, Z z or I l 1 apart: of each, only
-# the capital is a class.
+# Pictures are scaled to one size, so C c, K k, O o 0, P p, S s, U u, V v, W w, X x, Y y, Z z and I l 1 look alike: only
+# the capital of each group is a class.
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghijmnqrt" + "23456789"
-# Without the letters that look like Latin ones, and of pairs such as Θ θ the capital only.
+# Without letters that look like Latin ones; only the capital of pairs such as Θ θ.
 GREEK = "ΓΔΘΛΞΠΣΦΨΩ" + "αβγδεζηλμξπσω"
 CYRILLIC = "БДЖИЛЦЧШЩЭЮЯЫЬ"
 CORPUS_ALPHABET = LATIN + GREEK + CYRILLIC
-"""The corpus's characters: none looks like another in a plain font."""
+"""Characters of the corpus; no two look alike in a plain font."""
 
 LETTERS = "ABCDEFGHIJ"
-"""Ten classes: 500 images are 50 of each. Decorative fonts often show capitals in the place of small letters."""
+"""Ten classes of capitals: decorative fonts often show capitals in place of small letters."""
 
 THAI_DIGITS = "".join(map(chr, range(0x0E50, 0x0E5A)))
 
 SUFFIXES = (".otf", ".ttf")
-_DRAWN = 96  # pixels; shrunk afterwards, so that the strokes stay smooth
+_DRAWN = 96  # pixels; drawn large and reduced afterwards for smooth strokes
 _COMPARED = 24  # pixels
 
 
@@ -88,9 +88,9 @@ class Face(NamedTuple):
     """One font file.
 
     Args:
-        file: The file.
-        family: Its family's name, as the file states it.
-        characters: Those of the alphabet that it shows.
+        file: The font file.
+        family: Name of the family, from the file.
+        characters: Characters of the alphabet that the font supports.
     """
 
     file: Path
@@ -99,10 +99,10 @@ class Face(NamedTuple):
 
 
 def family_of(file: Path) -> str:
-    """The family's name, as the font states it; without one, the file's.
+    """Return the family name from the font, or the stem of the file name if the font has none.
 
     Raises:
-        DataError: If the file is no font; the message names it.
+        DataError: If the file is not a font.
     """
     try:
         return _font(file, _COMPARED).getname()[0] or file.stem
@@ -111,12 +111,12 @@ def family_of(file: Path) -> str:
 
 
 def read_face(file: Path, alphabet: str) -> Face:
-    """Find out which characters of the alphabet a font really shows.
+    """Return the face of a font file with the characters of the alphabet that it supports.
 
     Raises:
-        DataError: If the file is no font; the message names it.
+        DataError: If the file is not a font.
     """
-    from fontTools.ttLib import TTFont, TTLibError  # half a second to import, and only new images need it
+    from fontTools.ttLib import TTFont, TTLibError  # half a second to import; needed for new images only
 
     family = family_of(file)
     try:
@@ -133,25 +133,28 @@ def read_face(file: Path, alphabet: str) -> Face:
 
 
 def read_faces(files: Iterable[Path], alphabet: str) -> list[Face]:
-    """The faces that show a character of the alphabet, in the order of the files."""
+    """Return the faces that support a character of the alphabet, in the order of the files."""
     return [face for file in files if (face := read_face(file, alphabet)).characters]
 
 
 def draw(file: Path, character: str, seed: int = 0, variant: int = 0) -> NDArray[np.uint8]:
-    """Draw one character: colours, size (60 to 85 % of the image), slant (8 degrees) and place (2 pixels) vary.
+    """Draw one character with random colours, size (60 to 85 % of the image), rotation (8 degrees), shift (2 pixels).
 
     Args:
-        file: A font that shows the character.
+        file: A font that supports the character.
         character: The character.
-        seed: Which of the possible pictures.
-        variant: Which of several pictures of the same character by the same font.
+        seed: Seed of the random choices.
+        variant: Number of the image among several of the same character and font.
 
     Returns:
-        The image, uint8, ``[32, 32, 3]``; it depends on the arguments and the font's name alone.
+        The image, uint8, ``[32, 32, 3]``, a function of the arguments and the name of the font file.
+
+    Raises:
+        DataError: If the font has no picture for the character.
     """
     picture = _picture(file, character, _DRAWN)
     if picture is None:
-        raise DataError(f"{file}: shows nothing for {character!r}.")
+        raise DataError(f"{file}: no picture for {character!r}.")
     random = generator_of(seed, f"{file.name} {character} {variant}")
     picture = picture.rotate(random.uniform(-8, 8), Image.Resampling.BICUBIC, expand=True)
     scale = random.uniform(0.6, 0.85) * SIZE / max(picture.size)
@@ -164,7 +167,7 @@ def draw(file: Path, character: str, seed: int = 0, variant: int = 0) -> NDArray
 
 
 def _picture(file: Path, character: str, size: int) -> Image.Image | None:
-    """The character alone, white on black, cut to its bounds; None where there is nothing to see."""
+    """Return the character, white on black, cropped to its bounds; None if the picture is empty."""
     font = _font(file, size)
     left, top, right, bottom = (round(side) for side in font.getbbox(character))
     if right <= left or bottom <= top:

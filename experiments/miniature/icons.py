@@ -1,4 +1,4 @@
-"""Icons of installed themes, and clip art, as small pictures; the label is what the folder is for."""
+"""Icons of installed themes and clip art as small images; the folder decides the label."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from experiments.miniature.packages import Package
 from itm.core.errors import DataError
 
 ICON_FOLDER = Path("/usr/share/icons")
-"""Where themes are installed."""
+"""Folder of the installed themes."""
 
 
 class Theme(NamedTuple):
-    """An icon theme: the package that brings it and its folder's name."""
+    """An icon theme: its package and the name of its folder."""
 
     package: Package
     folder: str
@@ -43,7 +43,7 @@ HELD_OUT_THEMES = (
     Theme(Package("moka-icon-theme", "CC-BY-SA-4.0 or GPL-3+"), "Moka"),
     Theme(Package("oxygen-icon-theme", "LGPL-3+"), "oxygen"),
 )
-"""Glossy and modelled in light and shade, where the corpus's themes are flat or drawn with outlines."""
+"""Glossy icons with light and shade; the themes of the corpus are flat or drawn with outlines."""
 
 LABELS = {
     "Actions": "actions",
@@ -56,16 +56,16 @@ LABELS = {
     "Places": "places",
     "Status": "status",
 }
-"""Class by the context of the Icon Theme Specification; its rest (animations, flags) is in few themes."""
+"""Class by context of the Icon Theme Specification; few themes have its other contexts (animations, flags)."""
 
 CLIPART = Package("openclipart-png", "public domain")
 CLIPART_FOLDER = Path("/usr/share/openclipart/png")
-"""Where the collection is installed."""
+"""Folder of the installed collection."""
 CLIPART_CLASSES = ("animals", "buildings", "food", "people", "plants", "tools", "transportation")
-"""Folders of the collection that say what a drawing shows; others hold icons, shapes, flags and patterns."""
+"""Folders that name the object drawn; the others hold icons, shapes, flags and patterns."""
 
 _MOST_PIXELS = 2**22
-_LEAST_OPACITY = 0.02  # share of the picture that must be there
+_LEAST_OPACITY = 0.02  # smallest mean opacity of an icon
 
 
 class Icon(NamedTuple):
@@ -76,10 +76,10 @@ class Icon(NamedTuple):
 
 
 def read_theme(root: Path) -> list[Icon]:
-    """List a theme's icons: of each, the file whose size is nearest to 32 pixels.
+    """List a theme's icons, each with the file whose size is nearest to 32 pixels.
 
-    Links, copies of the same bytes, one-coloured "symbolic" icons and those made for high-resolution screens are left
-    out, and so is an icon that stands under several labels.
+    Symbolic links, copies, one-coloured "symbolic" icons, icons for high-resolution screens and icons with several
+    labels are skipped.
 
     Raises:
         DataError: If the theme's ``index.theme`` cannot be read.
@@ -99,27 +99,27 @@ def read_theme(root: Path) -> list[Icon]:
 
 
 def read_clipart(root: Path) -> list[Icon]:
-    """List the drawings in folders named as :data:`CLIPART_CLASSES`, without copies and those over four megapixels."""
+    """List the drawings of :data:`CLIPART_CLASSES`, without copies and drawings above four megapixels."""
     listed = (Icon(file, label) for label in CLIPART_CLASSES for file in sorted((root / label).rglob("*.png")))
     return _without_copies(icon for icon in listed if _is_small(icon.file))
 
 
 def rasterise(file: Path) -> Image.Image:
-    """Draw an icon file, SVG or any format that Pillow reads, into 32 x 32 pixels with its shape kept.
+    """Rasterise an icon file, SVG or PNG, to 32 x 32 pixels, transparent where the aspect ratio leaves space.
 
     Raises:
-        DataError: If it cannot be read; the message names it.
-        ModuleNotFoundError: If it is an SVG and the extra ``miniature`` is not installed.
+        DataError: If the file cannot be read.
+        ModuleNotFoundError: If the file is an SVG and the extra ``miniature`` is not installed.
     """
     try:
         if file.suffix == ".svg":
-            import resvg_py  # of an extra; the targets need none of it
+            import resvg_py  # of the extra `miniature`, which the targets do not need
 
             drawn = resvg_py.svg_to_bytes(svg_path=str(file), width=SIZE, skip_system_fonts=True)
             image = Image.open(io.BytesIO(bytes(drawn)))
         else:
             image = Image.open(file)
-        # Pillow scales with colours weighted by opacity, so what cannot be seen does not bleed in.
+        # Pillow weights colours by opacity when it scales, so invisible pixels do not bleed in.
         fitted = ImageOps.contain(image.convert("RGBA"), (SIZE, SIZE), Image.Resampling.BICUBIC)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: not readable as an icon ({error}).") from error
@@ -130,12 +130,12 @@ def draw(icons: Iterable[Icon], seed: int = 0) -> Iterator[NDArray[np.uint8] | N
     """Draw icons over random backdrops.
 
     Args:
-        icons: What to draw.
-        seed: Which backdrops.
+        icons: Icons to draw.
+        seed: Seed of the backdrops.
 
     Yields:
-        The image of each icon, uint8, ``[32, 32, 3]``, which depends on the icon's theme, folder and name and on the
-        seed; None where there is (almost) nothing to see or the same picture has been drawn before.
+        The image of each icon, uint8, ``[32, 32, 3]``, a function of the icon's path below the themes and of the seed;
+        None for an icon that is nearly transparent or equals an earlier one.
     """
     seen = set()
     for icon in icons:
@@ -150,7 +150,7 @@ def draw(icons: Iterable[Icon], seed: int = 0) -> Iterator[NDArray[np.uint8] | N
 
 
 def _is_small(file: Path) -> bool:
-    """Whether a picture takes milliseconds to shrink, by its header; Pillow refuses to open the very largest."""
+    """Return whether the header states at most four megapixels; Pillow refuses the very largest."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -172,14 +172,14 @@ def _folders(root: Path) -> list[tuple[str, SectionProxy]]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    if folder.is_dir() and folder.resolve() == folder:  # in some themes, applications are linked as categories
+    if folder.is_dir() and folder.resolve() == folder:  # some themes link applications as categories
         for file in folder.iterdir():
             if file.suffix in (".png", ".svg") and not file.is_symlink() and "symbolic" not in file.name:
                 yield file
 
 
 def _without_copies(icons: Iterable[Icon]) -> list[Icon]:
-    """Of icons with the same bytes the first, and none where they have different labels."""
+    """Keep the first of identical icons; drop icons that occur under different labels."""
     copies: dict[bytes, list[Icon]] = {}
     for icon in icons:
         copies.setdefault(hashlib.sha256(icon.file.read_bytes()).digest(), []).append(icon)

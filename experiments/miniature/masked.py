@@ -1,4 +1,4 @@
-"""Vision transformers that learn to fill in what is hidden of an image: MAE and SimMIM."""
+"""Masked image modelling with vision transformers: MAE and SimMIM."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ _VIEWS = {"scale": (0.5, 1.0), "brightness": 0.2, "contrast": 0.2, "invert": 0.2
 
 
 class _Masked(Pretraining):
-    """Part of the patches is hidden, and predicted from the others.
+    """Base class: mask part of the patches and predict them from the others.
 
     Args:
-        mask_ratio: Share of the patches that is hidden.
-        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from the family's.
-        settings: Of :class:`experiments.miniature.module.Pretraining`.
+        mask_ratio: Share of masked patches.
+        views: Settings of :class:`experiments.miniature.views.RandomViews` that differ from this file's defaults.
+        clip: Largest gradient norm, or None for no limit.
+        settings: Settings of :class:`experiments.miniature.module.Pretraining`.
     """
 
     def __init__(
@@ -48,44 +49,44 @@ class _Masked(Pretraining):
         self.patch_size = int(vit.patch_embed.patch_size[0])
         self.num_patches = int(vit.patch_embed.num_patches)
         with seeded(self.seed, 1):
-            self.encoder = MaskedVisionTransformerTIMM(vit)  # writes its own initial weights into the network
+            self.encoder = MaskedVisionTransformerTIMM(vit)  # overwrites the network's initial weights
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of filling in one view; the labels stay unseen."""
+        """Return the loss of one view; the labels are not used."""
         return self.loss_of_views(self.views(images))
 
     def loss_of_views(self, views: Tensor) -> Tensor:
-        """The loss of filling in images, float ``[B, 3, H, W]``, behind a mask drawn now."""
+        """Return the loss of images, float ``[B, 3, H, W]``, with a new random mask."""
         size = (len(views), self.encoder.sequence_length)
         seen, hidden = random_token_mask(size, self.mask_ratio, device=views.device)
         return self.loss_of_masks(views, seen, hidden)
 
     def loss_of_masks(self, views: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """The loss behind a given mask: numbers of tokens, the class token's, 0, among the seen."""
+        """Return the loss for a given mask: indices of visible and masked tokens; the class token 0 is visible."""
         raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
-        """Mean of the patches' tokens; the last LayerNorm belongs to single tokens, the mean gets a plain one."""
+        """Return the mean of the patch tokens after a plain LayerNorm; the trained one is for single tokens."""
         vit = cast(Any, self.net)
         tokens = vit.blocks(vit.norm_pre(self.encoder.preprocess(normalize(images.to(self.device)))))
         return F.layer_norm(tokens[:, 1:].mean(1), (tokens.shape[-1],), eps=1e-6)
 
     def target(self, views: Tensor, hidden: Tensor) -> Tensor:
-        """Pixels of the hidden patches, ``[B, hidden, 3 * patch_size^2]``; the class token has none."""
+        """Return the pixels of the masked patches, ``[B, masked, 3 * patch_size^2]``."""
         return cast(Tensor, get_at_index(patchify(views, self.patch_size), hidden - 1))
 
 
 class MAE(_Masked):
-    """The encoder sees the other patches alone; a small decoder predicts the hidden ones' pixels (He et al. 2022).
+    """Encode the visible patches; a small decoder predicts the pixels of the masked ones (He et al. 2022).
 
-    Pixels are normalised patch by patch.
+    The predicted pixels are normalised per patch.
 
     Args:
         decoder_dim: Width of the decoder.
-        decoder_depth: Number of its blocks.
-        decoder_heads: Number of its attention heads.
-        mask_ratio: Share of the patches that is hidden.
-        settings: As of the other method of this file.
+        decoder_depth: Number of decoder blocks.
+        decoder_heads: Number of attention heads of the decoder.
+        mask_ratio: Share of masked patches.
+        settings: Settings of the base classes.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class MAE(_Masked):
             self.predict = nn.Linear(decoder_dim, 3 * self.patch_size**2)
 
     def loss_of_masks(self, views: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Mean squared error of the normalised pixels of the hidden patches."""
+        """Return the mean squared error of the normalised pixels of the masked patches."""
         tokens = repeat_token(self.decoder.mask_token, (len(views), self.encoder.sequence_length))
         known = self.embed(self.encoder.encode(views, idx_keep=seen))
         decoded = self.decoder(set_at_index(tokens, seen, known.type_as(tokens)))
@@ -114,11 +115,11 @@ class MAE(_Masked):
 
 
 class SimMIM(_Masked):
-    """The encoder sees all patches, the hidden ones as a learned token; one layer predicts pixels (Xie et al. 2022).
+    """Encode all patches, the masked ones as a learned token; one layer predicts their pixels (Xie et al. 2022).
 
     Args:
-        mask_ratio: Share of the patches that is hidden.
-        settings: As of the other method of this file.
+        mask_ratio: Share of masked patches.
+        settings: Settings of the base classes.
     """
 
     def __init__(self, *, mask_ratio: float = 0.6, **settings: Any) -> None:
@@ -127,6 +128,6 @@ class SimMIM(_Masked):
             self.predict = nn.Linear(width(self.net), 3 * self.patch_size**2)
 
     def loss_of_masks(self, views: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Mean absolute error of the pixels of the hidden patches."""
+        """Return the mean absolute error of the pixels of the masked patches."""
         encoded = self.encoder.encode(views, idx_mask=hidden)
         return F.l1_loss(self.predict(get_at_index(encoded, hidden)), self.target(views, hidden))

@@ -1,4 +1,4 @@
-"""What all ways of pre-training share: the network, the optimiser, and random numbers that depend on the step alone."""
+"""Base class of all pre-training methods: network, optimiser, and random numbers that depend only on the step."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ from itm.core.seeding import derive_seed
 from itm.groundtruth.module import lr_factor
 from itm.models.builder import build_network, find_model
 
-_ROUND = 25  # steps, a few seconds
+_ROUND = 25  # steps; a round takes a few seconds
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Draw from a generator of its own, decided by whole numbers; torch's goes on as if nothing had been drawn."""
+    """Seed torch inside the block from whole numbers; the state outside the block does not change."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(*numbers))
         yield
 
 
 class Pretraining(L.LightningModule):
-    """A network and a way of training it; subclasses add a loss and what only that needs.
+    """A network with its optimiser; subclasses add the loss and the modules that only the loss needs.
 
-    A step draws from random numbers that depend on the seed and the step, so interrupted training goes on as if it had
-    not been.
+    The random numbers of a step depend only on the seed and the step: resumed training equals uninterrupted training.
 
     Args:
         model: timm's name of the network.
         model_args: Arguments of the network.
-        num_classes: Number of the corpus' classes.
-        images: How many images the network sees, repetitions counted.
-        batch_size: Images of a step.
-        lr: Highest learning rate, reached after the warm-up; a cosine then lowers it to zero.
-        weight_decay: Weight decay of AdamW, of matrices alone: neither biases nor norms decay.
-        warmup: Share of the steps that the learning rate rises.
-        clip: Largest norm of a step's gradient, or None for no limit.
-        seed: Of the initial weights, the order of the images and the views.
+        num_classes: Number of classes in the corpus.
+        images: Number of images that the network sees, with repetitions.
+        batch_size: Images per step.
+        lr: Peak learning rate, reached after the warm-up; a cosine schedule then lowers it to zero.
+        weight_decay: Weight decay of AdamW; applies to matrices, not to biases and norms.
+        warmup: Share of the steps with a rising learning rate.
+        clip: Largest gradient norm, or None for no limit.
+        seed: Seed of the initial weights, the order of the images and the views.
 
     Attributes:
-        net: The network that is kept, without what only the pre-training needs.
-        round: Steps of a round, between which training can be stopped and taken up.
-        steps: Steps in all, whole rounds.
-        history: For each round of steps its mean loss and its seconds.
+        net: The network whose weights are exported.
+        round: Steps per round; training can be resumed between rounds.
+        steps: Number of steps, a multiple of ``round``.
+        history: Mean loss and seconds of each round.
     """
 
     keeps_head = False
-    """Whether the network's own head, which makes its logits, is worth keeping."""
+    """Whether the trained classification head is exported with the network."""
 
     def __init__(
         self,
@@ -87,48 +86,48 @@ class Pretraining(L.LightningModule):
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch of uint8 images ``[B, 3, H, W]`` with labels ``[B]``."""
+        """Return the loss of a batch of uint8 images ``[B, 3, H, W]`` with labels ``[B]``."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Features ``[B, D]`` of uint8 images ``[B, 3, H, W]``, pooled as where the network is used."""
+        """Return features ``[B, D]`` of uint8 images ``[B, 3, H, W]``, pooled as :func:`load_backbone` pools them."""
         net = cast(Any, self.net)
         tokens = net.forward_features(normalize(images.to(self.device)))
         return cast(Tensor, net.forward_head(tokens, pre_logits=True))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """The loss of a batch, with the random numbers of its step."""
+        """Return the loss of a batch, with the random numbers of this step."""
         with seeded(self.seed, self.global_step):
             loss = self.loss(*batch)
         self._losses.append(loss.detach())
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW in one fused kernel, with a learning rate that changes at every step."""
+        """Return a fused AdamW with a learning rate that changes at every step."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         groups = [
             {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.device.type in ("cpu", "cuda"))
-        factor = lambda step: lr_factor(step, self.steps, self.warmup_steps)  # noqa: E731 (LambdaLR saves no function)
+        factor = lambda step: lr_factor(step, self.steps, self.warmup_steps)  # noqa: E731 (LambdaLR would save a callable object)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Begin a round."""
+        """Start the clock and the losses of a round."""
         self._losses, self._started = [], time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        """End a round."""
+        """Append the mean loss and the seconds of the round to the history."""
         loss = float(torch.stack(self._losses).mean())
         self.history.append({"loss": loss, "seconds": time.perf_counter() - self._started})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the history into a checkpoint."""
+        """Save the history in a checkpoint."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history from a checkpoint."""
+        """Restore the history from a checkpoint."""
         self.history = list(checkpoint["history"])
 
 
@@ -138,5 +137,5 @@ def build(model: str, model_args: Mapping[str, Any] | None, num_classes: int) ->
 
 
 def width(net: nn.Module) -> int:
-    """Width of a network's features."""
+    """Return the width of a network's features."""
     return int(getattr(net, "head_hidden_size", None) or getattr(net, "num_features"))  # noqa: B009 (no tensor)

@@ -1,4 +1,4 @@
-"""Debian packages that images are made of: whether they are installed, which version, which files."""
+"""Debian packages that images are drawn from: installed versions and files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Package(NamedTuple):
 
 
 def versions(packages: Iterable[Package]) -> dict[str, str]:
-    """The installed version of each package.
+    """Return the installed version of each package.
 
     Raises:
-        DataError: If some are not installed; the message names all of them and the line that installs them.
+        DataError: If packages are missing; the message lists them with the command that installs them.
     """
     names = [package.name for package in packages]
     answer = _query("--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names)
@@ -29,23 +29,23 @@ def versions(packages: Iterable[Package]) -> dict[str, str]:
     found = {row[1]: row[2] for row in rows if row[0] == "installed"}
     if missing := [name for name in names if name not in found]:
         raise DataError(
-            f"The images are made of Debian packages, of which {len(missing)} are not installed: {', '.join(missing)}. "
-            f"This installs them: apt-get install --no-install-recommends {' '.join(missing)}"
+            f"The images are drawn from Debian packages; {len(missing)} are not installed: {', '.join(missing)}. "
+            f"Install the packages: apt-get install --no-install-recommends {' '.join(missing)}"
         )
     return {name: found[name] for name in names}
 
 
 def files_of(package: Package, suffixes: Collection[str]) -> list[Path]:
-    """The package's regular files with one of these endings, sorted; links are left out."""
+    """Return the package's regular files with one of these suffixes, sorted; symbolic links are skipped."""
     listed = (Path(line) for line in _query("--listfiles", package.name).splitlines())
     return sorted(file for file in listed if file.suffix in suffixes and file.is_file() and not file.is_symlink())
 
 
 def _query(*arguments: str) -> str:
-    """What ``dpkg-query`` knows; of packages that it does not know it tells on the standard error."""
+    """Return the standard output of ``dpkg-query``; its complaints about unknown packages are dropped."""
     try:
         return subprocess.run(["dpkg-query", *arguments], capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:
         raise DataError(
-            "The images are made of Debian packages, and this machine has no dpkg-query: run this on Debian or Ubuntu."
+            "The images are drawn from Debian packages, but dpkg-query is not installed: run this on Debian or Ubuntu."
         ) from None

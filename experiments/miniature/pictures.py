@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the order in which a training sees them; the corpus as it is kept."""
+"""The corpus as a file, its images in memory, and the order in which training reads them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from itm.core.files import write_atomic
 from itm.groundtruth.sampling import EpochSampler
 
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
-"""Where the corpus is kept, beside the datasets."""
+"""Path of the corpus below the folder of the datasets."""
 
 BUILD = "python -m experiments.miniature.corpus"
 """The command that builds the corpus."""
 
-_HELD_OUT = 2000  # images that no model sees, so that it can be told what each learned
+_HELD_OUT = 2000  # images held out from all pre-training, to measure what each model learned
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Labelled images and where they came from.
+    """Labelled images with their sources.
 
     Args:
         images: uint8, ``[N, 32, 32, 3]``.
         labels: Class of each image, int64, ``[N]``.
-        classes: Names of the classes: the source, a slash and the source's own name.
-        sources: By package: its version, its licence and the number of images.
+        classes: Names of the classes: ``<source>/<name in the source>``.
+        sources: Version, licence and number of images, by package.
     """
 
     images: NDArray[np.uint8]
@@ -47,41 +47,41 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Identity of the images, labels and classes: a sha256 in hexadecimal."""
+        """The sha256 of images, labels and classes, in hexadecimal."""
         sha = hashlib.sha256(json.dumps([self.images.shape, self.classes]).encode())
         for values in (self.images, self.labels):
             sha.update(np.ascontiguousarray(values).data)
         return sha.hexdigest()
 
     def save(self, file: Path) -> None:
-        """Write the corpus as one safetensors file, whole or not at all.
+        """Write the corpus atomically as one safetensors file.
 
         Raises:
             OSError: If it cannot be written.
         """
-        words = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
-        words["checksum"] = self._checksum()
+        metadata = {"classes": json.dumps(self.classes), "sources": json.dumps(self.sources)}
+        metadata["checksum"] = self._checksum()
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=words))
+        write_atomic(file, to_bytes({"images": self.images, "labels": self.labels}, metadata=metadata))
 
     @classmethod
     def load(cls, file: Path) -> Corpus:
-        """Read what :meth:`save` wrote, and check that it is still the same.
+        """Read a file that :meth:`save` wrote, and verify its checksum.
 
         Raises:
-            DataError: If the file is missing, damaged or no corpus.
+            DataError: If the file is missing, damaged or not a corpus.
         """
         try:
             with safe_open(file, framework="numpy") as content:
-                words = content.metadata() or {}
-                classes, sources = tuple(json.loads(words["classes"])), json.loads(words["sources"])
+                metadata = content.metadata() or {}
+                classes, sources = tuple(json.loads(metadata["classes"])), json.loads(metadata["sources"])
                 corpus = cls(content.get_tensor("images"), content.get_tensor("labels"), classes, sources)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file; `{BUILD}` builds the corpus.") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{file}: not readable as a corpus ({error}); delete it and run `{BUILD}`.") from error
-        if corpus._checksum() != words.get("checksum"):
-            raise DataError(f"{file}: damaged, its content is not what was written; delete it and run `{BUILD}`.")
+        if corpus._checksum() != metadata.get("checksum"):
+            raise DataError(f"{file}: damaged, the checksum does not match; delete it and run `{BUILD}`.")
         return corpus
 
     def _checksum(self) -> str:
@@ -89,7 +89,7 @@ class Corpus:
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images in memory; a batch is cut out in one piece.
+    """Labelled images in memory; a batch is read by one index operation.
 
     Args:
         images: uint8, ``[N, H, W, 3]``.
@@ -110,7 +110,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         return self.images[rows], self.labels[rows]
 
     def split(self, seed: int = 0) -> tuple[Pictures, Pictures]:
-        """Images to train with, and those that no model sees: 2,000, or a tenth where there are few."""
+        """Return the training and the held-out images: 2,000 held out, or a tenth of a small set."""
         train_with, held_out = held_out_rows(len(self), seed)
         return self._rows(train_with), self._rows(held_out)
 
@@ -121,7 +121,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 def held_out_rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows to train with, and those that no model sees: 2,000, or a tenth where there are few."""
+    """Return the training and the held-out rows: 2,000 held out, or a tenth of a small set."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = min(_HELD_OUT, count // 10)
     return order[held_out:], order[:held_out]
@@ -132,15 +132,15 @@ class RoundSampler(Sampler[int]):
 
     Args:
         rows: Number of rows.
-        length: Rows of a round.
-        seed: Decides the shuffles.
+        length: Rows per round.
+        seed: Seed of the shuffles.
     """
 
     def __init__(self, rows: int, length: int, seed: int) -> None:
         self.rows, self.length, self.seed, self.round = rows, length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Turn to a round, counted from 0."""
+        """Select a round, counted from 0."""
         self.round = epoch
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""Random views of a batch of small images, on the batch's own device; each image draws its own.
+"""Random views of a batch of small images, drawn per image on the device of the batch.
 
-Nothing is mirrored: a mirrored letter is another letter or none. What a glyph keeps when ink and paper change places is
-its shape, so views may swap them.
+Views are not mirrored: a mirrored letter is another letter, or not a letter. Views may be inverted: a glyph keeps its
+shape when ink and paper are swapped.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import kornia.augmentation as K
 from torch import Tensor, nn
 
 MEAN, STD = 0.5, 0.5
-"""What networks see is ``(pixel / 255 - MEAN) / STD``: values in [-1, 1]."""
+"""The input of networks is ``(pixel / 255 - MEAN) / STD``, in [-1, 1]."""
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Bring uint8 images ``[B, 3, H, W]`` to the range that networks are trained on."""
+    """Scale uint8 images ``[B, 3, H, W]`` to the range of the networks' input."""
     return (images.float() / 255 - MEAN) / STD
 
 
 class RandomViews(nn.Module):
-    """Views of a batch: crops in other colours, at the images' own size. Draws from torch's generator.
+    """Random crops and colour changes at the original size; uses torch's global generator.
 
     Args:
         size: Side of the images, pixels.
-        scale: Share of the area that a crop takes.
-        brightness: Largest change of the brightness, a share of it.
-        contrast: Largest change of the contrast, a share of it.
-        saturation: Largest change of the saturation, a share of it; with ``hue``, as costly as all the rest together.
-        hue: Largest turn of the colour circle, in turns.
-        grayscale: Probability of losing the colours.
+        scale: Range of the crop's share of the area.
+        brightness: Largest relative change of the brightness.
+        contrast: Largest relative change of the contrast.
+        saturation: Largest relative change of the saturation; with ``hue`` as slow as all other changes together.
+        hue: Largest rotation of the hue, in turns.
+        grayscale: Probability of a grey view.
         blur: Probability of a slight blur.
-        invert: Probability of the negative.
+        invert: Probability of an inverted view.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RandomViews(nn.Module):
         self.steps = nn.Sequential(*steps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Make one view of each image.
+        """Return one view of each image.
 
         Args:
             images: uint8, ``[B, 3, H, W]``.
