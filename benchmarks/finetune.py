@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/finetune.py [--threads 1] [--steps 40] [--repeats 5]
     python benchmarks/finetune.py --device cuda [--precision 16] [--compile] [--data elpv] [--workers 15]
 
-The bare loop and the first line of the Trainer train the same network with the same optimiser on the same uint8
-batches, which lie in memory on the device, so that neither decoding nor copying counts. Repeats are interleaved, and
-the ratio is the median of each repeat's own. The second line of the Trainer is what a cell of the ground truth does:
+The bare loop and the Trainer's first line train the same network with the same optimiser on the same uint8 batches,
+which lie in memory on the device, so neither decoding nor copying counts. Repeats are interleaved, and the ratio is the
+median over repeats. The Trainer's second line does what a trial of the ground truth does:
 images of ``--data``, decoded and cropped anew in every epoch; its first epoch is not counted. The GPU's utilisation is
-the median of what nvidia-smi tells five times a second. ``--compile`` is for the Trainer's lines alone.
+the median of nvidia-smi's readings, five per second. ``--compile`` is for the Trainer's lines alone.
 """
 
 import argparse

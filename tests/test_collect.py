@@ -67,6 +67,20 @@ def test_the_table_holds_each_model_s_best_cell():
     assert summary.gaps(frame) == ["mine on pets: 1 of 3 trials"]
 
 
+def test_the_setting_that_the_validation_images_choose_shows_its_test_accuracy():
+    protocol = replace(SHORT, select="validation")
+    chosen = [record("m", "bees", lr, accuracy, protocol=protocol) for lr, accuracy in ((1e-5, 90.0), (2e-5, 80.0))]
+    for entry, validation in zip(chosen, (60.0, 70.0), strict=True):
+        entry.history[0]["validation_accuracy"] = validation
+    frame = summary.to_frame(chosen)
+    assert summary.best_accuracies(frame).loc["m", "bees"] == 80.0
+    assert summary.selection(frame) == "best epoch and setting chosen on a fifth of the training split"
+    # a table from before the setting has neither column: chosen on the test split
+    older = frame.drop(columns=["selection", "validation_accuracy"])
+    assert summary.best_accuracies(older).loc["m", "bees"] == 90.0
+    assert summary.selection(older) == "best epoch and setting chosen on the test split (optimistic)"
+
+
 def test_a_setting_s_accuracy_is_the_mean_over_its_seeds():
     lucky = [record("m", "bees", 1e-5, value, seed=seed) for seed, value in enumerate((60.0, 90.0))]
     steady = [record("m", "bees", 2e-5, value, seed=seed) for seed, value in enumerate((79.0, 81.0))]
@@ -91,7 +105,7 @@ def test_the_range_of_the_models_stands_beside_the_seed_s_noise():
     frame = summary.to_frame([*rows, *(record("n", "bees", 1e-5, 61.0, seed=seed) for seed in range(2))])
     said = io.StringIO()
     collect.show(summary.best_accuracies(frame), frame, Console(file=said, width=200))
-    # one deviation of 2 ** 0.5 and one of 0, pooled: 1 point; from 61 to 81 points are 20 of them
+    # one deviation of 2 ** 0.5 and one of 0, pooled: 1 point; from 61 to 81 points are 20 deviations
     assert "bees: 61.00 to 81.00; the seed alone moves an accuracy by 1.00 points (std)" in said.getvalue()
     assert "20 times as far apart" in said.getvalue()
 

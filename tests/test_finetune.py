@@ -158,7 +158,7 @@ def test_training_loss_is_the_mean_over_images() -> None:
 
 
 def test_schedule_by_hand() -> None:
-    # 10 steps, 4 of them warming up: 1/5 .. 4/5, then (1 + cos(pi k / 6)) / 2
+    # 10 steps, 4 of warm-up: 1/5 .. 4/5, then (1 + cos(pi k / 6)) / 2
     falling = [1, (2 + math.sqrt(3)) / 4, 0.75, 0.5, 0.25, (2 - math.sqrt(3)) / 4, 0]
     assert [lr_factor(step, 10, 4) for step in range(11)] == pytest.approx([0.2, 0.4, 0.6, 0.8, *falling], abs=1e-12)
     assert [lr_factor(step, 10, 4, "constant") for step in (0, 3, 4, 9)] == [0.2, 0.8, 1, 1]
@@ -205,7 +205,7 @@ def test_history_counts_the_held_out_images() -> None:
     with quiet_lightning():
         (again,) = run.validate(tuned, datamodule=batches(tuned.backbone), verbose=False)
     assert again["accuracy"] == pytest.approx(tuned.history[0]["accuracy"])
-    assert len(tuned.history) == 1  # evaluation alone is no epoch
+    assert len(tuned.history) == 1  # evaluation alone adds no epoch
 
 
 def dropping(net: Backbone) -> Backbone:

@@ -127,11 +127,11 @@ def test_failures_are_recorded_and_tried_again_while_the_others_go_on(run, image
     with monkeypatch.context() as patch:
         patch.setattr(FineTuneModule, "training_step", failing)
         out, code = run(*words)
-    told = str(code)
-    assert "2 failed" in told
-    assert "c: zoo.c.checkpoint=gone.pt" in told
-    assert told.count("b on images") == 1
-    assert "RuntimeError: cuDNN error" in told
+    said = str(code)
+    assert "2 failed" in said
+    assert "c: zoo.c.checkpoint=gone.pt" in said
+    assert said.count("b on images") == 1
+    assert "RuntimeError: cuDNN error" in said
     assert [cell["status"] for cell in records(tmp_path / "home")] == ["finished", "failed"]
     assert groundtruth.load(out / "groundtruth.csv").loc["a"].notna().all()
 

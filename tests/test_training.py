@@ -1,4 +1,4 @@
-"""One trial: the same numbers after a kill, within the memory there is, and a record however it ends."""
+"""One trial: the same numbers after a kill, within the available memory, and a record in every case."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PROTOCOL = Protocol(epochs=4, batch_size=8, warmup_epochs=1)
 
 
 class Killed(BaseException):
-    """What no handler may swallow."""
+    """An error that no handler may swallow."""
 
 
 def image_set(count: int, split: str) -> ImageSet:
-    """Noise whose brightness tells the class."""
+    """Noise whose brightness depends on the class."""
     labels = torch.arange(count) % 2
     noise = np.random.default_rng(len(split)).integers(0, 128, (count, 20, 20, 3))
     return ImageSet(
@@ -125,6 +125,35 @@ def test_a_damaged_checkpoint_is_removed_and_the_cell_starts_again(store, vit, m
     record = train(store, vit)
     assert f"{path} is damaged" in caplog.text
     assert len(record.history) == 4
+
+
+@pytest.mark.parametrize("damage", ["not utf-8", "empty", "missing", "folder"])
+def test_a_checkpoint_without_a_valid_digest_is_removed_once_and_the_trial_runs(
+    store, vit, monkeypatch, caplog, damage
+):
+    with monkeypatch.context() as patch:
+        break_in(patch, Killed(), lambda module, _: module.current_epoch == 1)
+        with pytest.raises(Killed):
+            train(store, vit)
+    digests = store.folder(only_trial(vit)) / "last.ckpt.sha256"
+    if damage == "not utf-8":
+        digests.write_bytes(b"\xff\xfe\x00")
+    elif damage == "empty":
+        digests.write_bytes(b"")
+    else:
+        digests.unlink()
+    if damage == "folder":
+        digests.mkdir()
+    record = train(store, vit)
+    assert (record.error, len(record.history)) == (None, 4)
+    assert caplog.text.count("last.ckpt is damaged") == 1
+
+
+def test_digests_that_are_a_folder_are_replaced_by_the_next_checkpoint(tmp_path):
+    last = LastCheckpoint(tmp_path)
+    last.digests.mkdir()
+    last.save(lambda path: path.write_text("first"))
+    assert last.find().read_text() == "first"
 
 
 def test_a_kill_between_the_two_files_of_a_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):

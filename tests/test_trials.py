@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from itm.core.errors import SettingError, StoreError
+from itm.groundtruth.grid import Grid
 from itm.groundtruth.protocol import Protocol
 from itm.groundtruth.trials import Record, Trial, TrialStore
 
@@ -35,7 +36,7 @@ def store(tmp_path):
 
 
 def claim_and(store, then):
-    """What a second process does: claim the trial, report it, and hold it until it is killed."""
+    """Claim the trial in a second process, report it, and hold it until the process is killed."""
     with store.claim(TRIAL) as mine:
         then.send(mine)
         signal.pause()
@@ -67,6 +68,45 @@ def test_trials_are_comparable_across_models_and_settings_only():
     assert replace(TRIAL, model="x", weights="y", transform="z", lr=1.0, seed=3).comparable == TRIAL.comparable
     for change in ({"train": "x"}, {"test": "x"}, {"adaptation": "linear"}, {"protocol": Protocol(epochs=50)}):
         assert replace(TRIAL, **change).comparable != TRIAL.comparable
+
+
+def test_the_images_that_choose_are_part_of_the_identity_and_older_digests_stay_valid():
+    chosen = replace(TRIAL, protocol=Protocol(select="validation"))
+    assert chosen.digest != TRIAL.digest
+    assert chosen.comparable != TRIAL.comparable
+    assert "select" not in Protocol().identity()
+    assert TRIAL.digest == "327d63f7c3b549e94e38c11fc8afb833939844519535978c6d74bbb8f0af5408"
+
+
+HISTORY = [
+    {"epoch": 1, "validation_accuracy": 60.0, "accuracy": 50.0},
+    {"epoch": 2, "validation_accuracy": 70.0, "accuracy": 55.0},
+    {"epoch": 3, "validation_accuracy": 70.0, "accuracy": 58.0},
+    {"epoch": 4, "validation_accuracy": 65.0, "accuracy": 61.0},
+]
+
+
+@pytest.mark.parametrize(("select", "epoch", "accuracy"), [("test", 4, 61.0), ("validation", 2, 55.0)])
+def test_the_best_epoch_is_chosen_on_the_images_of_the_setting_and_its_test_accuracy_is_recorded(
+    select, epoch, accuracy
+):
+    record = Record(replace(TRIAL, protocol=Protocol(select=select)), None, HISTORY)
+    content = record.to_json()
+    assert (content["epoch"], content["accuracy"]) == (epoch, accuracy)
+    assert Trial.from_dict(json.loads(json.dumps(content["cell"]))) == record.trial
+
+
+@pytest.mark.parametrize(("select", "lr"), [("test", 1e-5), ("validation", 2e-5)])
+def test_further_seeds_are_for_the_setting_that_the_chosen_images_prefer(select, lr):
+    protocol = Protocol(select=select)
+    grid = Grid([1e-5, 2e-5], [1e-2], best_seeds=[0, 1, 2], protocol=protocol)
+    rows = {
+        1e-5: {"validation_accuracy": 60.0, "accuracy": 90.0},
+        2e-5: {"validation_accuracy": 70.0, "accuracy": 80.0},
+    }
+    trials = [replace(TRIAL, lr=lr, protocol=protocol) for lr in rows]
+    records = [Record(trial, None, [{"epoch": 1, **rows[trial.lr]}]) for trial in trials]
+    assert [(trial.lr, trial.seed) for trial in grid.repeats(records)] == [(lr, 1), (lr, 2)]
 
 
 def test_the_folder_s_name_is_one_everywhere():

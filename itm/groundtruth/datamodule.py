@@ -96,7 +96,7 @@ class TransferData(LightningDataModule):
         return self._loader(self.train, sampler=order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Return the loader of the held-out part, or a list of them with the test part last."""
+        """Return the loader of the held-out part, or the loaders of all parts with the test part last."""
         loaders = [self._loader(part) for part in self.held_out]
         return loaders if len(loaders) > 1 else loaders[0]
 

@@ -19,7 +19,7 @@ from itm.data.image_set import ImageSet, count_shared, load_images
 from itm.groundtruth.protocol import Select
 
 OnError = Literal["stop", "skip"]
-"""What happens at an image that cannot be read."""
+"""Handling of an image that cannot be read."""
 
 _TRAINING_SHARE = 0.8  # the rest validates
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def default_select(data: str) -> Select:
 
 
 def load_splits(data: Mapping[str, Any], seed: int, select: Select) -> ImageSplits:
-    """Load the images of the settings ``data``, or samples of them.
+    """Load the images of the settings ``data``, or their samples.
 
     Args:
         data: Settings ``name``, ``root``, ``limit``, ``test_limit`` ``on_error``, ``range`` and ``bands``.

@@ -88,7 +88,8 @@ class Worker:
         """Train every trial that is not recorded.
 
         Returns:
-            The records of all trials, by whichever worker, and the failed models and trials, each with its reason.
+            The records of all trials, also those of other workers, and the failed models and trials with their
+            reasons.
 
         Raises:
             DataError: If an image cannot be read.
@@ -153,7 +154,7 @@ class Worker:
         found = [record for trial in plan if (record := self.store.read(trial)) is not None]
         self._old_failures = {record.trial.digest: record for record in found if record.error is not None}
         finished = len(found) - len(self._old_failures)
-        _log.info("%d trials, %d of them recorded, in %s.", len(plan), finished, self.store.root)
+        _log.info("%d of %d trials are recorded in %s.", finished, len(plan), self.store.root)
         pending = list(plan)
         while left := [trial for trial in pending if not self.train_if_free(trial)]:
             if len(left) == len(pending):
