@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and what is stored in them is small."""
+"""The notebooks run from the first cell to the last, and their stored outputs are small."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-def test_the_notebooks_are_there():
+def test_there_are_three_notebooks():
     assert [path.stem for path in NOTEBOOKS] == ["inside_itm", "quickstart", "read_results"]
 
 
@@ -31,4 +31,4 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()  # raises CellExecutionError with the cell and its traceback
     shown = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
-    assert [bool(outputs) for outputs in shown] == [bool(count) for count in pictures], "a cell fell silent"
+    assert [bool(outputs) for outputs in shown] == [bool(count) for count in pictures], "a cell has lost its output"

@@ -1,4 +1,4 @@
-"""What experiments/README.md and experiments/results say: of experiments that exist, numbers that the tables hold."""
+"""The numbers in the READMEs equal those in the result tables, and every experiment is documented."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def means(name: str, column: str, dataset: str, order: list[str] | None = None) 
     return ", ".join(f"{value:.3f}" for value in (found if order is None else found[order]))
 
 
-def test_the_tables_name_the_experiments_that_there_are():
+def test_the_readme_lists_every_experiment_once():
     rows = [line.split("|")[2].strip() for line in README.splitlines() if line.startswith("|") and "`" in line]
     assert {word.strip("`") for word in rows if word.startswith("`")} == NAMES - OF_MINIATURE
     assert set(re.findall(r"\+experiment=(\w+)", README)) <= NAMES
@@ -63,11 +63,11 @@ def test_every_experiment_has_a_table_and_a_figure_and_its_command_beside_them(n
         ("ablation_scaling", "scaling", ["unit", "l2", "none", "standardize"]),
     ],
 )
-def test_mean_scores_are_those_of_the_tables(name, column, order):
+def test_mean_scores_equal_the_tables(name, column, order):
     assert "; ".join(means(name, column, dataset, order) for dataset in DATASETS) in row(name)
 
 
-def test_weighted_taus_are_those_of_the_tables():
+def test_weighted_taus_equal_the_table():
     table = pd.read_csv(RESULTS / "main_table" / "digits_elpv_fashion_mnist.csv", index_col="scorer")
     said = {"SFDA": "sfda", "GBC": "gbc", "TransRate": "transrate", "H-score": "hscore", "**ITM": "itm"}
     said |= {"linear probe": "linear_probe", "LogME": "logme", "kNN": "knn", "LEAD": "lead"}
@@ -77,7 +77,7 @@ def test_weighted_taus_are_those_of_the_tables():
     assert f"ITM {table.loc['itm', 'seconds']:.0f} of {table['seconds'].sum():.0f} s in all" in row("main_table")
 
 
-def test_what_is_said_of_the_miniature_is_in_its_table():
+def test_the_numbers_of_the_miniature_equal_its_table():
     folder = ROOT / "experiments" / "miniature"
     text, table = (
         (folder / "README.md").read_text("utf-8"),
@@ -96,7 +96,7 @@ def test_what_is_said_of_the_miniature_is_in_its_table():
     assert "{:.2f}, the probe's {:.2f}, LogME's {:.2f}, the regularised H-score's {:.2f}".format(*means) in front
 
 
-def test_the_true_accuracies_of_the_miniature_are_those_of_its_records():
+def test_the_true_accuracies_of_the_miniature_follow_from_its_records():
     records = TrialStore(ROOT / "experiments" / "miniature" / "records").read_all()
     assert len(records) == len(list((ROOT / "experiments" / "miniature" / "records").glob("*/record.json")))
     best = summary.best_accuracies(summary.to_frame(records))
@@ -106,8 +106,8 @@ def test_the_true_accuracies_of_the_miniature_are_those_of_its_records():
         pd.testing.assert_frame_equal(found, table, atol=1e-3, check_names=False)
 
 
-def test_the_miniature_s_pool_is_as_informative_as_is_said():
-    """Range of the fourteen, seed noise and the two untrained controls, by target."""
+def test_range_and_seed_noise_of_the_miniature_equal_its_trials():
+    """Range of the fourteen models, seed noise and the two untrained controls, per target."""
     cells = pd.read_csv(ROOT / "experiments" / "groundtruth" / "miniature_cells.csv")
     text = (ROOT / "experiments" / "miniature" / "README.md").read_text("utf-8")
     table, controls = summary.best_accuracies(cells), ["resnet10_random", "vit_random"]
