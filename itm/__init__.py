@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from itm.data.image_set import load_images
     from itm.extraction.extract import extract
     from itm.extraction.store import FeatureStore
+    from itm.groundtruth.finetuned import load_finetuned
     from itm.models.backbone import load_backbone
     from itm.ranking.ranking import Ranking, rank
 
@@ -32,6 +33,7 @@ _HOME = {
     "estimate": "itm.cli.api",
     "extract": "itm.extraction.extract",
     "load_backbone": "itm.models.backbone",
+    "load_finetuned": "itm.groundtruth.finetuned",
     "load_images": "itm.data.image_set",
     "rank": "itm.ranking.ranking",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "extract",
     "groundtruth",
     "load_backbone",
+    "load_finetuned",
     "load_images",
     "metrics",
     "rank",

@@ -19,6 +19,7 @@ from itm.cli import train_groundtruth
 from itm.core.errors import DataError, SettingError
 from itm.data.image_set import load_images
 from itm.groundtruth import tables as groundtruth
+from itm.groundtruth.finetuned import load_finetuned
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.images import ImageSplits, default_select, load_splits
 from itm.groundtruth.module import FineTuneModule
@@ -98,6 +99,17 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     assert [cell["history"][1]["accuracy"] for cell in records(tmp_path / "home")] == [
         cell["history"][1]["accuracy"] for cell in cells
     ]
+
+
+def test_weights_are_kept_on_demand(run, image_folder, capsys):
+    out, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "keep=weights")
+    assert code == 0
+    folders = sorted((out / "finetuned").iterdir())
+    assert [folder.name[0] for folder in folders] == ["a", "b"]
+    printed = capsys.readouterr().out
+    for folder in folders:
+        assert f"Weights: {folder}" in printed
+        assert load_finetuned(folder).classes == ("ant", "bee", "cat")
 
 
 def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_folder, tmp_path, capsys):
@@ -180,10 +192,14 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("trainer.batch_size=0", ["trainer.batch_size=0"]),
         ("compile=maybe", ["compile=maybe"]),
         ("~zoo", ["zoo", "nothing is chosen"]),
+        ("keep=weigths", ["keep=weigths", "'weights'"]),
+        ("protocol.select=tets", ["protocol.select=tets", "'test'"]),
+        ("data.on_error=skp", ["data.on_error=skp", "'skip'"]),
+        ("tracking=wandb tracking.mode=of", ["tracking.mode=of"]),
     ],
 )
 def test_mistakes_end_in_one_line(run, override, words, capsys):
-    _, code = run("data=digits", override)
+    _, code = run("data=digits", *override.split())
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 2
     assert len(lines) == 1, lines

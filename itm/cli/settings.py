@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError, Precision
+from itm.groundtruth.protocol import Keep
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """First of the seeds; scikit-learn takes none above 2**32."""
@@ -69,6 +70,7 @@ class GroundtruthSettings:
     image_size: Count | None = None
     records: Text = ""
     table: Text | None = None
+    keep: Keep = "nothing"
     gradient_checkpointing: bool = False
     compile: bool = False
 

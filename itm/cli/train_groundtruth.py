@@ -53,6 +53,7 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     from itm.cli.settings import check_groundtruth
     from itm.core.files import check_writable
     from itm.groundtruth import collect
+    from itm.groundtruth.export import export_best
     from itm.groundtruth.grid import Grid
     from itm.groundtruth.hardware import Hardware
     from itm.groundtruth.images import load_splits
@@ -71,7 +72,12 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
         check_table(run["table"])
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
     zoo = {name: {**(entry or {}), **grid.protocol.overrides()} for name, entry in run["zoo"].items()}
-    worker = Worker(zoo, images, store, hardware, tracker=None if tracker is None else tracker.for_trials(output))
+    worker = Worker(zoo, images, store, hardware, keep_weights=run["keep"] == "weights")
+    if tracker is not None:
+        worker.tracker = tracker.for_trials(output)
     records, failed = worker.run(grid)
     collect.finish(records, output / "groundtruth.csv", run["table"])
+    if worker.keep_weights:
+        for folder in export_best(records, store, images, zoo, worker.backbone, output / "finetuned"):
+            print(f"Weights: {folder}")
     return failed

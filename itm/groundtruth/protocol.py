@@ -19,6 +19,8 @@ Precision = Literal["32", "bf16", "16"]
 """Number format of the forward and backward passes."""
 Select = Literal["test", "validation"]
 """The images that choose the best epoch and the best setting."""
+Keep = Literal["nothing", "weights"]
+"""Result of a grid besides accuracies: nothing, or the weights of each model's best trial."""
 
 OPTIMISTIC = "best epoch and setting chosen on the test split (optimistic)"
 """Note beside every accuracy of ``select="test"``."""

@@ -23,6 +23,7 @@ from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
 from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
 from itm.groundtruth.datamodule import TransferData
+from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
@@ -82,6 +83,7 @@ def train_trial(
     store: TrialStore,
     hardware: Hardware | None = None,
     *,
+    keep_weights: bool = False,
     logger: Logger | None = None,
 ) -> Record:
     """Train a claimed trial, from its last checkpoint if there is one.
@@ -96,6 +98,7 @@ def train_trial(
         images: Images to train and evaluate on; they are evaluated after every epoch.
         store: Where the checkpoint is kept. The record is not written here.
         hardware: Device settings.
+        keep_weights: Save the weights of the best epoch in the trial's folder.
         logger: Receives the numbers of each epoch while the trial trains.
 
     Returns:
@@ -109,7 +112,7 @@ def train_trial(
     hardware = hardware or Hardware()
     batching = Batching.fitting(len(images.train), trial.protocol.batch_size, hardware.batch_size)
     while True:
-        attempt = _Attempt(trial, batching, hardware, logger)
+        attempt = _Attempt(trial, batching, hardware, keep_weights, logger)
         record = attempt.run(copy.deepcopy(backbone), images, store.folder(trial))
         _free(hardware)
         if record is not None:
@@ -138,6 +141,7 @@ class _Attempt:
     trial: Trial
     batching: Batching
     hardware: Hardware
+    keep_weights: bool = False
     logger: Logger | None = None
 
     def run(self, backbone: Backbone, images: ImageSplits, folder: Path) -> Record | None:
@@ -146,7 +150,7 @@ class _Attempt:
         try:
             data = self._data(backbone, images)
             module = self._module(backbone, len(images.train.classes))
-            self._fit(module, data, LastCheckpoint(folder))
+            self._fit(module, data, folder)
         except StoreError:
             raise
         except DataError as error:
@@ -214,8 +218,9 @@ class _Attempt:
             seed=self.trial.seed,
         )
 
-    def _fit(self, module: FineTuneModule, data: TransferData, last: LastCheckpoint) -> None:
-        epochs = self.trial.protocol.epochs
+    def _fit(self, module: FineTuneModule, data: TransferData, folder: Path) -> None:
+        epochs, last = self.trial.protocol.epochs, LastCheckpoint(folder)
+        best = BestWeights(self.trial, folder) if self.keep_weights else None
         provenance.reset_peak_memory(self.hardware.accelerator)
         with quiet_lightning(), no_driver_probe(), show_progress(str(self.trial), epochs, unit="epochs") as advance:
             trainer = L.Trainer(
@@ -228,7 +233,7 @@ class _Attempt:
                 num_sanity_val_steps=0,
                 # one process trains one trial, also where a cluster's variables promise more
                 plugins=[LightningEnvironment(), SafeCheckpoints()],
-                callbacks=[_AfterEpoch(last, advance)],
+                callbacks=[_AfterEpoch(last, best, advance)],
                 logger=self.logger or False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -240,8 +245,8 @@ class _Attempt:
 class _AfterEpoch(Checkpoint):
     """Saves every epoch but the last; Lightning runs checkpoint callbacks at the very end of an epoch."""
 
-    def __init__(self, last: LastCheckpoint, advance: Callable[[int], None]) -> None:
-        self.last, self.advance = last, advance
+    def __init__(self, last: LastCheckpoint, best: BestWeights | None, advance: Callable[[int], None]) -> None:
+        self.last, self.best, self.advance = last, best, advance
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.current_epoch:
@@ -254,9 +259,12 @@ class _AfterEpoch(Checkpoint):
                 logger.log_metrics(numbers)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        epoch = cast(FineTuneModule, pl_module).history[-1]
+        module = cast(FineTuneModule, pl_module)
+        epoch = module.history[-1]
         if not math.isfinite(epoch["train_loss"]):
             raise TrialDivergedError(f"the training loss is {epoch['train_loss']} in epoch {trainer.current_epoch + 1}")
+        if self.best is not None:
+            self.best.update(module)
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self.last.save(trainer.save_checkpoint)
         self.advance(1)

@@ -70,6 +70,7 @@ class Worker:
         store: Folder of the records.
         hardware: Device settings.
         patience: Seconds between two checks of the trials that other workers hold.
+        keep_weights: Save the weights of every trial's best epoch in its folder.
         tracker: Tracks every trial that this worker trains; None for no tracking.
     """
 
@@ -78,6 +79,7 @@ class Worker:
     store: TrialStore
     hardware: Hardware = field(default_factory=Hardware)
     patience: float = 10.0
+    keep_weights: bool = False
     tracker: Tracker | None = None
 
     def __post_init__(self) -> None:
@@ -130,6 +132,7 @@ class Worker:
                 self.images,
                 self.store,
                 self.hardware,
+                keep_weights=self.keep_weights,
                 logger=None if tracked is None else tracked.logger,
             )
             self.store.write(record)

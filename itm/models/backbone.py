@@ -61,6 +61,7 @@ class Backbone(nn.Module):
         source_accuracy: ImageNet top-1 in percent, or None where not known.
         weights_digest: SHA-256 over names, shapes and values of the network's tensors.
         transform: Makes a PIL image in RGB a uint8 tensor ``[3, H, W]``: resize and crop, no normalisation.
+        preprocessing: Arguments of timm's ``create_transform``, with mean and std.
         interpolation: How that resizes: ``"bicubic"``, ``"bilinear"``, ...
         transform_text: All of the preprocessing in one line, the same for the same preprocessing.
         mean: What is subtracted from pixels in [0, 1], ``[1, 3, 1, 1]``.
@@ -91,6 +92,7 @@ class Backbone(nn.Module):
         self.input_size = int(preprocessing["input_size"][-1])
         self.weights_digest = digest(net.state_dict())
         self.transform: Callable[[Image.Image], Tensor] = create_transform(**preprocessing, normalize=False)
+        self.preprocessing = dict(preprocessing)
         self.interpolation = str(preprocessing["interpolation"])
         self.transform_text = _describe(preprocessing)
         for key in ("mean", "std"):
