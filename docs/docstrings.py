@@ -14,6 +14,13 @@ _SETTINGS = "itm.core.settings.settings"
 class Docstrings(griffe.Extension):
     """Makes ``:func:`name``` a link, and gives ``@settings`` classes the parameters of a dataclass."""
 
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Forget the exports of subpackages, so that each object is shown once, in its own module."""
+        for module in pkg.modules.values():
+            if module.is_init_module:
+                module.exports = None
+                self.on_package(pkg=module)
+
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the roles in the docstring of one object."""
         if obj.docstring is not None:
