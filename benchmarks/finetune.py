@@ -23,11 +23,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from itm.core.console import console
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.data.image_set import load_images
 from itm.groundtruth.datamodule import TransferData
@@ -46,7 +46,7 @@ AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 @dataclass
 class Batches:
-    """The same batches again and again, as a loader that does no work."""
+    """A fixed list of batches as a loader that does no work."""
 
     batches: list[tuple[Tensor, Tensor]]
 
@@ -73,7 +73,7 @@ class Clock(L.Callback):
 
 
 def now(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """Return the time after all work of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -81,7 +81,7 @@ def now(device: torch.device) -> float:
 
 @contextmanager
 def utilisation(device: str) -> Iterator[list[float]]:
-    """Watch the GPU during the block; percent are in the list afterwards, if there is a GPU and nvidia-smi."""
+    """Measure the GPU's utilisation during the block; the list holds percent, if there is a GPU and nvidia-smi."""
     seen: list[float] = []
     if device != "cuda" or shutil.which("nvidia-smi") is None:
         yield seen
@@ -97,7 +97,7 @@ def utilisation(device: str) -> Iterator[list[float]]:
 
 
 def fit(backbone: Backbone, data: Any, epochs: int, args: argparse.Namespace, classes: int = CLASSES) -> Clock:
-    """Train as a cell of the ground truth is trained, without evaluation."""
+    """Train like a trial of the ground truth, without evaluation."""
     clock = Clock()
     settings = FineTuneSettings(lr=1e-4, weight_decay=1e-2, warmup_epochs=0, compile=args.compile)
     module = FineTuneModule(backbone, classes, settings)
@@ -123,12 +123,12 @@ def fit(backbone: Backbone, data: Any, epochs: int, args: argparse.Namespace, cl
 
 
 def through_trainer(backbone: Backbone, batches: Batches, args: argparse.Namespace) -> Callable[[], float]:
-    """Seconds per step of an epoch on batches that lie on the device."""
+    """Return a function that measures seconds per step of an epoch on batches that lie on the device."""
     return lambda: fit(backbone, batches, 1, args).steps[0]
 
 
 def from_images(backbone: Backbone, batch_size: int, args: argparse.Namespace) -> tuple[float, list[float]]:
-    """Median seconds per step on images that are decoded meanwhile, and the GPU's utilisation."""
+    """Return median seconds per step on images that are decoded meanwhile, and the GPU's utilisation."""
     images = load_images(args.data)
     data = TransferData.from_images(
         images,
@@ -145,7 +145,7 @@ def from_images(backbone: Backbone, batch_size: int, args: argparse.Namespace) -
 
 
 def bare_loop(backbone: Backbone, batches: Batches, args: argparse.Namespace) -> Callable[[], float]:
-    """Seconds per step of what PyTorch's tutorials write."""
+    """Return a function that measures seconds per step of a plain PyTorch loop."""
     device, dtype = batches.batches[0][0].device, AUTOCAST[args.precision]
     backbone.requires_grad_(True).to(device).train()
     if sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) > 1:
@@ -170,7 +170,7 @@ def bare_loop(backbone: Backbone, batches: Batches, args: argparse.Namespace) ->
 
 @dataclass(frozen=True)
 class Result:
-    """Median seconds per step, the Trainer's share of the bare loop's speed, and percent of the GPU."""
+    """Median seconds per step, the Trainer's share of the bare loop's speed, and GPU utilisation in percent."""
 
     bare: float
     tuned: float
@@ -199,12 +199,13 @@ def measure(model: str, side: int, batch_size: int, args: argparse.Namespace) ->
 
 
 def row(way: str, seconds: float, share: float, batch_size: int, seen: list[float]) -> tuple[str, ...]:
+    """Format one row of the table."""
     busy = f"{statistics.median(seen):.0f} %" if seen else ""
     return way, f"{seconds * 1e3:.1f}", f"{1 / share:.2f}", f"{batch_size / seconds:.0f}", f"{share:.0%}", busy
 
 
 def main() -> None:
-    """Time every model and print what the Trainer keeps of the bare loop's speed."""
+    """Time every model and print the Trainer's share of the bare loop's speed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=MODELS, default="cpu")
     parser.add_argument("--precision", choices=LIGHTNING, help="default: bf16 on cuda, 32 on the CPU")
@@ -218,8 +219,8 @@ def main() -> None:
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "32")
     torch.set_num_threads(args.threads)
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {args.threads} thread(s)"
-    words = f"precision {args.precision}{', compiled' * args.compile}, {args.steps} steps, median of {args.repeats}"
-    table = Table(title=f"{device}, {words}")
+    precision = f"{args.precision}, compiled" if args.compile else args.precision
+    table = Table(title=f"{device}, precision {precision}, {args.steps} steps, median of {args.repeats}")
     for header in ("model", "px", "batch", "way", "ms a step", "of bare", "images/s", "share of bare", "GPU"):
         table.add_column(header, justify="left" if header in ("model", "way") else "right")
     for model, side, batch_size in MODELS[args.device]:
@@ -230,7 +231,7 @@ def main() -> None:
         table.add_row(
             *first, *row(f"Trainer, {args.data}", found.images, found.bare / found.images, batch_size, found.seen)
         )
-    Console(width=110).print(table)  # in a file as on a screen
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -381,6 +381,18 @@ def test_a_table_that_cannot_be_written_is_refused_before_any_image_is_read(run,
     assert line.startswith(f"error: table={table}: ")
 
 
+def test_a_table_of_another_protocol_is_refused_before_training(run, image_folder, monkeypatch, capsys):
+    words = (f"data={image_folder}", *ZOO[:2], *FAST, *SHORT, "table=mine.csv")
+    assert run(*words)[1] == 0
+    assert run(*words, "grid.lr=[2e-3]")[1] == 0, "another setting of the grid is comparable"
+    capsys.readouterr()
+    monkeypatch.setattr("itm.groundtruth.worker.load_backbone", lambda *_: pytest.fail("a model is built"))
+    _, code = run(*words, "protocol.flip=false")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert line.startswith("error: table=mine.csv: mine_cells.csv holds trials of images")
+
+
 def test_a_folder_of_records_that_cannot_be_written_is_refused_before_any_image_is_read(run, monkeypatch, capsys):
     monkeypatch.setattr("itm.groundtruth.images.load_splits", lambda *_: pytest.fail("images are read"))
     for records_setting in ("/proc/records", "null"):

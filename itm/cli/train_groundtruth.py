@@ -57,7 +57,7 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     from itm.groundtruth.grid import Grid
     from itm.groundtruth.hardware import Hardware
     from itm.groundtruth.images import load_splits
-    from itm.groundtruth.summary import check_table
+    from itm.groundtruth.summary import check_protocol, check_table
     from itm.groundtruth.trials import TrialStore
     from itm.groundtruth.worker import Worker
 
@@ -71,6 +71,8 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     if run["table"] is not None:
         check_table(run["table"])
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
+    if run["table"] is not None:
+        check_protocol(run["table"], images.train.name, grid.comparable(images))
     zoo = {name: {**(entry or {}), **grid.protocol.overrides()} for name, entry in run["zoo"].items()}
     worker = Worker(zoo, images, store, hardware, keep_weights=run["keep"] == "weights")
     if tracker is not None:

@@ -14,7 +14,7 @@ from itm.core.settings import NonNegative, Positive, settings
 from itm.groundtruth.adaptation import check_packages
 from itm.groundtruth.images import ImageSplits, default_select
 from itm.groundtruth.protocol import Adaptation, Protocol
-from itm.groundtruth.trials import Record, Trial
+from itm.groundtruth.trials import Record, Trial, comparable_digest
 from itm.models.backbone import Backbone
 
 _Seed = Annotated[int, Field(ge=0)]
@@ -90,6 +90,10 @@ class Grid:
             )
             for seed, lr, weight_decay in product(self.seeds, self.lr, self.weight_decay)
         ]
+
+    def comparable(self, images: ImageSplits) -> str:
+        """Return the value of the column ``comparable`` that all trials of the grid have."""
+        return comparable_digest(images.fingerprint, images.test.fingerprint, self.adaptation, self.protocol)
 
     def repeats(self, records: Sequence[Record]) -> list[Trial]:
         """Return the trials of ``best_seeds``: the best setting of each model, the first of equal ones.

@@ -201,6 +201,28 @@ def check_table(table: str) -> None:
         _read_trials(trials)
 
 
+def check_protocol(table: str, dataset: str, comparable: str) -> None:
+    """Refuse a table that holds trials of the dataset under another protocol, before training starts.
+
+    Args:
+        table: The setting ``table``, checked by :func:`check_table`.
+        dataset: Name of the dataset to train on.
+        comparable: Value of the column ``comparable`` of the trials to come.
+
+    Raises:
+        SettingError: If the table holds other trials of the dataset.
+    """
+    trials = _trials_path(Path(table).expanduser())
+    if not trials.is_file():
+        return
+    existing = _read_trials(trials)
+    if ((existing["dataset"] == dataset) & (existing["comparable"] != comparable)).any():
+        raise SettingError(
+            f"table={table}: {trials} holds trials of {dataset} on other images or under another protocol; name "
+            "another table."
+        )
+
+
 def write(frame: pd.DataFrame, path: Path, setting: str = "hydra.run.dir") -> pd.DataFrame:
     """Write the table of the best accuracies and, beside it, that of all trials.
 

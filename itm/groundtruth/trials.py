@@ -72,7 +72,7 @@ class Trial:
     @property
     def comparable(self) -> str:
         """Eight hexadecimal digits, shared by trials whose accuracies belong in one column of a table."""
-        return json_digest([self.train, self.test, self.adaptation, self.protocol.identity(), self.format])[:8]
+        return comparable_digest(self.train, self.test, self.adaptation, self.protocol)
 
     @property
     def folder(self) -> str:
@@ -89,6 +89,11 @@ class Trial:
     def from_dict(cls, facts: Mapping[str, Any]) -> Trial:
         """Build a trial from the JSON of its :func:`dataclasses.asdict`."""
         return cls(**{**facts, "protocol": Protocol(**facts["protocol"])})
+
+
+def comparable_digest(train: str, test: str, adaptation: Adaptation, protocol: Protocol) -> str:
+    """Return eight hexadecimal digits of all that two trials must share for their accuracies to be comparable."""
+    return json_digest([train, test, adaptation, protocol.identity(), FORMAT])[:8]
 
 
 @dataclass(frozen=True)
