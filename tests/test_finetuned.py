@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from breaking import break_in
 
 import itm
 from itm.core.errors import CheckpointError, DataError
@@ -16,7 +17,6 @@ from itm.data.image_set import load_images
 from itm.groundtruth.export import BestWeights, export_best
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.images import ImageSplits
-from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.protocol import Protocol
 from itm.groundtruth.trials import TrialStore
 from itm.groundtruth.worker import Worker
@@ -47,10 +47,20 @@ def export(worker, grid, output):
     return records, export_best(records, worker.store, worker.images, worker.zoo, worker.backbone, output)
 
 
+def paths_of(images):
+    return [images.test.path(index) for index in range(len(images.test))]
+
+
+def accuracy(tuned, images):
+    """Percent of the test images that are classified correctly."""
+    truth = [images.test.classes[label] for label in images.test.labels.tolist()]
+    hits = sum(one == other for one, other in zip(tuned.predict(paths_of(images)), truth, strict=True))
+    return 100 * hits / len(truth)
+
+
 def test_predictions_of_the_best_trial_have_its_accuracy_to_the_last_digit(worker, images, tmp_path):
     records, folders = export(worker, Grid([1e-5, 3e-3], [1e-2], protocol=PROTOCOL), tmp_path / "out")
-    paths = [images.test.path(index) for index in range(len(images.test))]
-    truth = [images.test.classes[label] for label in images.test.labels.tolist()]
+    paths = paths_of(images)
     assert len(folders) == 2
     for model, folder in zip(ZOO, folders, strict=True):
         assert sorted(path.name for path in folder.iterdir()) == [
@@ -58,10 +68,8 @@ def test_predictions_of_the_best_trial_have_its_accuracy_to_the_last_digit(worke
         ]  # fmt: skip
         best = max(r.best["accuracy"] for r in records if r.trial.model == model)
         tuned = itm.load_finetuned(folder)
-        predicted = tuned.predict(paths)
-        hits = sum(one == other for one, other in zip(predicted, truth, strict=True))
-        assert 100 * hits / len(truth) == best
-        assert tuned.predict(paths[0]) == predicted[:1]
+        assert accuracy(tuned, images) == best
+        assert tuned.predict(paths[0]) == tuned.predict(paths)[:1]
         torch.testing.assert_close(tuned.probabilities(paths, batch_size=3), tuned.probabilities(paths))
         assert tuned.probabilities([]).shape == (0, 3)
         card = (folder / "README.md").read_text("utf-8")
@@ -87,10 +95,7 @@ def test_added_weights_of_an_adaptation_are_loaded(worker, images, tmp_path, ada
     worker.zoo = {"a/b": ZOO["a/b"]}
     grid = Grid([1e-2], [1e-2], adaptation=adaptation, protocol=replace(PROTOCOL, prompts=2, rank=2))
     (record,), (folder,) = export(worker, grid, tmp_path / "out")
-    predicted = itm.load_finetuned(folder).predict([images.test.path(i) for i in range(len(images.test))])
-    truth = [images.test.classes[label] for label in images.test.labels.tolist()]
-    hits = sum(one == other for one, other in zip(predicted, truth, strict=True))
-    assert 100 * hits / len(truth) == record.best["accuracy"]
+    assert accuracy(itm.load_finetuned(folder), images) == record.best["accuracy"]
 
 
 def test_the_weights_are_those_of_the_best_epoch_also_after_a_kill(worker, tmp_path, monkeypatch):
@@ -98,15 +103,8 @@ def test_the_weights_are_those_of_the_best_epoch_also_after_a_kill(worker, tmp_p
     grid = Grid([1e-3], [1e-2], protocol=PROTOCOL)
     whole = Worker(worker.zoo, worker.images, TrialStore(tmp_path / "whole"), keep_weights=True)
     _, (expected,) = export(whole, grid, tmp_path / "expected")
-    step = FineTuneModule.training_step
-
-    def interrupted(module, batch, index):
-        if module.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(FineTuneModule, "training_step", interrupted)
+        break_in(patch, KeyboardInterrupt(), lambda module, _: module.current_epoch == 2)
         with pytest.raises(KeyboardInterrupt):
             worker.run(grid)
     _, (folder,) = export(worker, grid, tmp_path / "out")

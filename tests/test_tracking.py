@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from breaking import break_in
 from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import ImageSet, load_images
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.images import ImageSplits
-from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.protocol import Protocol
 from itm.groundtruth.trials import TrialStore
 from itm.groundtruth.worker import Worker
@@ -176,15 +176,8 @@ def test_a_trial_logs_every_epoch_while_it_trains_also_where_it_is_killed_and_re
     zoo = {"a": {"model": "test_vit", "image_size": 32}}
     tracker = Wandb().for_trials(tmp_path / "out")
     worker = Worker(zoo, images, TrialStore(tmp_path / "records"), tracker=tracker)
-    step = FineTuneModule.training_step
-
-    def interrupted(module, batch, index):
-        if module.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(FineTuneModule, "training_step", interrupted)
+        break_in(patch, KeyboardInterrupt(), lambda module, _: module.current_epoch == 2)
         with pytest.raises(KeyboardInterrupt):
             worker.run(grid)
     (record,), _ = worker.run(grid)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from breaking import break_in
 
 from itm.core.errors import DataError, SettingError
 from itm.core.provenance import peak_memory, reset_peak_memory
@@ -74,18 +75,6 @@ def train(store, backbone, trial=None, hardware=None):
 
 def numbers(record):
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.history]
-
-
-def break_in(monkeypatch, error, when):
-    """Raise an error in the training step where ``when(module, images)`` holds."""
-    step = FineTuneModule.training_step
-
-    def breaking(module, batch, batch_idx):
-        if when(module, batch[0]):
-            raise error
-        return step(module, batch, batch_idx)
-
-    monkeypatch.setattr(FineTuneModule, "training_step", breaking)
 
 
 def test_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(store, backbone, tmp_path, monkeypatch):
