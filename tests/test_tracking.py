@@ -91,6 +91,7 @@ def _parsed(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
 class OfflineRun:
     """The content of one run's file."""
 
+    started: int = 0  # nanoseconds
     name: str = ""
     group: str = ""
     tags: set[str] = field(default_factory=set)
@@ -102,12 +103,13 @@ class OfflineRun:
 
 def read_runs(folder: Path) -> list[OfflineRun]:
     """Read every run below a folder, oldest first."""
-    return [read_run(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+    return sorted(map(read_run, folder.glob("wandb/offline-run-*/*.wandb")), key=lambda run: run.started)
 
 
 def read_run(file: Path) -> OfflineRun:
     found = OfflineRun()
     for record in records(file):
+        found.started = record.run.start_time.ToNanoseconds() or found.started
         found.group = record.run.run_group or found.group
         found.name = record.run.display_name or found.name
         found.tags |= set(record.run.tags)
