@@ -18,6 +18,13 @@ from hydra.utils import instantiate
 from test_tracking import records
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
+from itm.cli.folders import groundtruth_folder
+from itm.cli.pipeline import check_optimised
+from itm.cli.targets import resolved
+from itm.core.errors import SettingError
+from itm.evaluation.truth import find_truth
+from itm.scorers import ITM
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -38,6 +45,12 @@ QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pag
 
 def test_every_experiment_is_tested():
     assert sorted([*SWEPT, *LOOKS, *STANDINGS]) == EXPERIMENTS
+
+
+def settings(*overrides: str) -> dict:
+    """The settings of a run, resolved."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return resolved(compose("estimate", list(overrides)))
 
 
 def composed(*overrides: str):
@@ -141,6 +154,49 @@ def test_every_value_of_a_sweep_is_a_command_that_composes(path):
         cfg = composed(*(word.replace("data=", "data.name=") for word in words))
         assert getattr(instantiate(cfg.scorer.itm), key.rpartition(".")[2]) == value
         assert "_target_" in cfg.tracking
+
+
+BAYES = [path for path in SWEEPS if load_sweep_config(str(path))["method"] == "bayes"]
+
+
+def check_metric(words: list[str]) -> str | None:
+    """Check at the start of a run that it will log the metric of its sweep; return the metric."""
+    run = settings(*(word.replace("data=", "data.name=") for word in words))
+    scorers = {name: ITM() for name in run["scorer"]}
+    truth = find_truth(run["groundtruth"], run["data"]["name"], list(run["zoo"]), groundtruth_folder())
+    check_optimised(run["optimise"], scorers, truth)
+    return run["optimise"]
+
+
+@pytest.mark.parametrize("path", BAYES, ids=lambda path: path.stem)
+def test_the_runs_of_a_sweep_log_the_metric_that_it_optimises(path):
+    sweep = load_sweep_config(str(path))
+    words = command_of(sweep)[3:]
+    assert check_metric(words) == sweep["metric"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("zoo=demo", "optimise=itm/tau_w: the run will not log it"),
+        ("groundtruth=null", "optimise=itm/tau_w: the run will not log it"),
+        ("data=photos", "optimise=itm/tau_w: the run will not log it"),
+        ("optimise=itm/tau", "optimise=itm/tau: not known. Did you mean 'itm/tau_w'"),
+        ("scorer=logme", "optimise=itm/tau_w: not known. .*logme/tau_w"),
+    ],
+)
+def test_a_sweep_of_a_metric_that_is_not_logged_is_refused_at_the_start(changed, message):
+    with pytest.raises(SettingError, match=message):
+        check_metric([*command_of(load_sweep_config(str(BAYES[0])))[3:], changed])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_on_the_paper_s_models_and_data_know_the_ground_truth(name):
+    assert "data=pets zoo=paper10 trainer=gpu" in (ROOT / "experiments" / "README.md").read_text("utf-8")
+    run = settings(f"+experiment={name}", "data.name=pets", "zoo=paper10", "trainer=gpu")
+    truth = find_truth(run["groundtruth"], run["data"]["name"], list(run["zoo"]), groundtruth_folder())
+    assert truth is not None
+    assert truth.source == "paper"
 
 
 @pytest.mark.slow

@@ -65,8 +65,8 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     """Find the true accuracies for a run, before any image is read.
 
     Args:
-        source: ``"shipped"``: the table of the folder ``shipped`` that covers most of the models, for a dataset known
-            by name; none of them fitting is no error. ``"paper"``: the paper's table. A CSV file that
+        source: ``"shipped"``: of the tables in the folder ``shipped`` and the paper's the one that covers most of the
+            models, for a dataset known by name; None where none fits. ``"paper"``: the paper's table. A CSV file that
             :func:`itm.groundtruth.tables.load` reads. None: no comparison.
         data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
         models: Names of the run's models.
@@ -85,8 +85,9 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     data = data.removeprefix(CATALOG_PREFIX)
     dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
     if source == "shipped":
-        paths = (path for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells"))
-        found = [truth for path in paths if data in CATALOG and (truth := _read(str(path), dataset)) is not None]
+        paths = [str(path) for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells")]
+        sources = [*paths, "paper"] if data in CATALOG else []
+        found = [truth for path in sources if (truth := _read(path, dataset)) is not None]
         best = max(found, key=lambda truth: len(truth.shared(models)), default=None)
         return best if best is not None and len(best.shared(models)) >= LEAST_MODELS else None
     if source != "paper" and not Path(source).suffix and not Path(source).is_file():
