@@ -23,7 +23,7 @@ ORIENTATION_TAG = 0x0112
 """Tag of EXIF and TIFF: how the image is turned."""
 
 _BITS, _SAMPLES, _PLANES = 258, 277, 284  # tags of TIFF
-_COLOUR_PART = 3  # a third of the pixels of an 8-bit image: 16-bit colours take three times the memory while decoded
+_COLOUR_PART = 3  # a third of the pixels that other images may have: arrays of colours take three times the memory
 _NEVER_WIDE = (".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp")
 # Pillow also logs what it raises; damaged files are reported by name, once.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -105,6 +105,7 @@ def _read(source: Path | BytesIO, path: Path, bands: Sequence[int] | None) -> Im
         _shrink(image)
         found = _grey(image) or _colours(image, source)
         if found is None and bands:
+            check_size(image.width, image.height, _COLOUR_PART)
             image.load()
             plain = image.convert("RGB") if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") else image
             found = Stored(np.asarray(plain))
