@@ -197,7 +197,7 @@ def _usual(rng: np.random.Generator) -> tuple[str, bytes]:
     mode = _FORMATS[kind][rng.integers(len(_FORMATS[kind]))]
     buffer = io.BytesIO()
     settings: dict[str, object] = {}
-    if rng.random() < 0.3 and kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+    if rng.random() < 0.3 and kind in ("JPEG", "PNG", "WEBP"):
         exif = Image.Exif()
         exif[0x0112] = int(rng.integers(0, 12))
         settings["exif"] = exif
