@@ -200,7 +200,7 @@ def test_limit_too_small(image_folder: Path, limit: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "split", "error", "message"),
     [
-        ("dgits", "train", SettingError, "data=dgits: .*Did you mean 'digits'.*no folder of that name"),
+        ("dgits", "train", SettingError, "data=dgits: .*Did you mean 'digits'.*folder of that name does not exist"),
         ("", "train", SettingError, "data=: not known"),
         ("./digitz", "train", DataError, r"data=\./digitz: no such folder"),
         (__file__, "train", DataError, "is a file; expected a folder.*Label files .* are not read"),

@@ -67,6 +67,26 @@ def stratified_sample(y: Tensor, size: int, seed: int) -> Tensor:
     return torch.nonzero(_draw(y, shares, generator)).flatten()
 
 
+def sample_per_class(y: Tensor, start: int, stop: int | None, seed: int) -> Tensor:
+    """Choose the rows ``start..stop-1`` of each class's random order, so that adjoining spans share no row.
+
+    Args:
+        y: Class of each row, integer, ``[N]``.
+        start: First place in the random order of each class.
+        stop: One past the last place; None takes all of the class.
+        seed: Decides the orders.
+
+    Returns:
+        Ascending indices of the chosen rows, int64; a class with fewer rows gives what it has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(y), dtype=torch.bool)
+    for label in torch.unique(y):
+        members = torch.nonzero(y == label).flatten()
+        chosen[members[torch.randperm(len(members), generator=generator)[start:stop]]] = True
+    return torch.nonzero(chosen).flatten()
+
+
 def _hold_rows(y: Tensor, size: int, generator: torch.Generator) -> Tensor:
     counts = torch.unique(y, return_counts=True)[1]
     spare = counts - 1

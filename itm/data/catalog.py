@@ -1,4 +1,4 @@
-"""The datasets known by name: where each one's images, labels and official split come from.
+"""Datasets known by name, each with the source of its images, labels and official split.
 
 The paper's eleven datasets come through torchvision and are downloaded on first use. As in the paper (table 7) the
 official training split trains, without the official validation split (Flowers-102, DTD, FGVC-Aircraft, VOC 2007), and
@@ -35,13 +35,14 @@ import numpy as np
 import torch
 
 from itm.core.errors import DataError
+from itm.core.splits import sample_per_class
 from itm.data.folders import Listing, list_classes, seeded_part
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package ``dataset-fashion-mnist`` puts its files."""
+"""Folder of Debian's package ``dataset-fashion-mnist``."""
 
 DRAWN_BY = "experiments.miniature.targets"
-"""Module of a clone that draws the benchmark in miniature; a name, because the installed package does not have it."""
+"""Module of a clone that draws the benchmark in miniature; a name, because the installed package lacks it."""
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -54,21 +55,21 @@ ELPV_CLASSES = {
     0.67: "defective, unsure 67%",
     1.0: "defective 100%",
 }
-"""Class by the probability of a defect, rounded: what an expert saw, and how sure (Deitsch et al., 2019)."""
+"""Class by the rounded probability of a defect: an expert's verdict and confidence (Deitsch et al., 2019)."""
 
 _CARS_LAYOUT = (
-    "The authors' address is gone, so the files must be put there by hand: stanford_cars/devkit/, "
+    "The authors' address no longer works, so copy the files there by hand: stanford_cars/devkit/, "
     "stanford_cars/cars_train/, stanford_cars/cars_test/ and stanford_cars/cars_test_annos_withlabels.mat."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset of the table.
+    """One dataset of the catalogue.
 
     Args:
-        read: From the root of all datasets, the split and the seed to the split's listing.
-        license: The licence or terms of its images, as its authors state them.
+        read: Returns the listing of a split, given the root of all datasets, the split and the seed.
+        license: Licence or terms of the images, as the authors state them.
     """
 
     read: Callable[[Path, str, int], Listing]
@@ -76,16 +77,16 @@ class Entry:
 
 
 def _torchvision(name: str, root: Path, *, advice: str = "", **settings: Any) -> Any:
-    """Open a torchvision dataset, downloading it first where it is not there yet."""
-    from torchvision import datasets  # seconds to import, and only these datasets need it
+    """Open a torchvision dataset; download it first if it is missing."""
+    from torchvision import datasets  # imported here because it takes seconds and only these datasets need it
 
     build = partial(getattr(datasets, name), **settings)
     try:
         return build(root=root, download=False)
-    except (RuntimeError, FileNotFoundError):  # how torchvision says that a dataset, or a part of it, is not there
+    except (RuntimeError, FileNotFoundError):  # torchvision's errors for a missing dataset or part
         pass
     except (OSError, ValueError, LookupError, EOFError) as error:
-        raise DataError(f"{name} in data.root={root} is damaged ({error}); delete it or mend it.") from error
+        raise DataError(f"{name} in data.root={root} is damaged ({error}); delete or replace it.") from error
     try:
         _download(build, root)
         return build(root=root, download=False)
@@ -95,12 +96,12 @@ def _torchvision(name: str, root: Path, *, advice: str = "", **settings: Any) ->
         command = f'python -c "from torchvision.datasets import {name} as d; d({str(root)!r}{words}, download=True)"'
         raise DataError(
             f"{name} is not in data.root={root} and could not be downloaded ({reason}). "
-            + (advice or f"Where there is a network, this fetches it: {command}")
+            + (advice or f"Fetch it on a machine with a network: {command}")
         ) from error
 
 
 def _download(build: Callable[..., Any], root: Path) -> None:
-    """Download beside the datasets and move the result in whole, so that what was cut short is not taken for whole."""
+    """Download into a temporary folder and move the result, so that an interrupted download leaves nothing behind."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
         build(root=folder, download=True)
@@ -113,6 +114,7 @@ def _download(build: Callable[..., Any], root: Path) -> None:
 
 
 def _pixels(name: str, root: Path, split: str, seed: int) -> Listing:
+    """List a torchvision dataset that holds its pixels in memory."""
     data = _torchvision(name, root, train=split == "train")
     return Listing(np.asarray(data.data), torch.as_tensor(data.targets).tolist(), data.classes)
 
@@ -134,15 +136,9 @@ def _cars(root: Path, split: str, seed: int) -> Listing:
 
 
 def _per_class(listing: Listing, split: str, seed: int, train: int, test: int | None) -> Listing:
-    """So many random images of each class for training, and so many others, or all others, for testing."""
-    labels = torch.as_tensor(listing.labels)
-    generator = torch.Generator().manual_seed(seed)
-    part = slice(train) if split == "train" else slice(train, None if test is None else train + test)
-    chosen = []
-    for label in range(len(listing.classes)):
-        members = torch.nonzero(labels == label).flatten()
-        chosen += members[torch.randperm(len(members), generator=generator)[part]].tolist()
-    return listing.take(sorted(chosen))
+    """Draw ``train`` images of each class for training, and ``test`` others, or all others, for testing."""
+    start, stop = (0, train) if split == "train" else (train, None if test is None else train + test)
+    return listing.take(sample_per_class(torch.as_tensor(listing.labels), start, stop, seed).tolist())
 
 
 def _caltech101(root: Path, split: str, seed: int) -> Listing:
@@ -153,7 +149,7 @@ def _caltech101(root: Path, split: str, seed: int) -> Listing:
 
 def _sun397(root: Path, split: str, seed: int) -> Listing:
     data = _torchvision("SUN397", root)
-    # Torchvision lists the files as the disk does; a seeded choice needs one order everywhere.
+    # Torchvision lists the files in the order of the disk; a seeded choice needs the same order everywhere.
     pairs = sorted(zip(map(Path, data._image_files), data._labels, strict=True))
     listing = Listing([file for file, _ in pairs], [label for _, label in pairs], data.classes)
     return _per_class(listing, split, seed, train=50, test=50)
@@ -166,6 +162,8 @@ def _voc2007(root: Path, split: str, seed: int) -> Listing:
 
 
 def _largest_object(annotation: Path) -> str:
+    """Return the class of the object with the largest bounding box."""
+
     def area(item: ElementTree.Element) -> float:
         left, top, right, bottom = (
             float(item.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")
@@ -251,7 +249,7 @@ CATALOG: Mapping[str, Entry] = {
     ),
     "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
 }
-"""Every dataset that ``data=<name>`` knows."""
+"""Datasets by the name that ``data=<name>`` takes."""
 
 CATALOG_PREFIX = "catalog:"
-"""Before a name: the dataset, also where a folder has the same name."""
+"""Written before a name, it means the dataset even if a folder has the same name."""

@@ -113,7 +113,7 @@ def _from_values(stored: Stored, pixels: PixelSettings) -> Image.Image:
 
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Box of the part that is kept of an extremely long image; None where all of it is."""
+    """Return the box of the middle of an extremely long image; None if all of the image is kept."""
     short, long = min(width, height), max(width, height)
     if long > short * REFUSED_STRETCHED:
         raise DataError(f"{width} x {height} pixels are longer than {REFUSED_STRETCHED:,} times the short side")

@@ -14,8 +14,8 @@ from PIL import Image, features
 from itm.core.errors import DataError
 from itm.core.files import file_digest
 
-# Pillow would also hand a file to Ghostscript (EPS) or to a platform's renderer, whatever its name: only formats of
-# pixels are opened. The endings stand after each format.
+# Pillow goes by the content, not by the name: it would hand a .jpg that is a PostScript program to Ghostscript. Only
+# formats of pixels are opened. Each one's endings stand beside it.
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),

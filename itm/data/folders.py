@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Listing(NamedTuple):
-    """What a split of a dataset consists of, before anything is decoded.
+    """Items, labels and classes of a split, before anything is decoded.
 
     Args:
         items: Image files, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
@@ -142,7 +142,7 @@ def _held_out(splits: Splits, classes: Sequence[str]) -> _Classes | None:
     """Images of the first held-out folder with labels; None if their images have none.
 
     Raises:
-        DataError: If a class of it is unknown, or no held-out folder holds an image.
+        DataError: If a held-out class is unknown, or no held-out folder holds an image.
     """
     unlabelled = False
     for folder in splits.held_out:

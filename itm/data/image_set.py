@@ -236,7 +236,7 @@ def _not_found(name: str) -> SettingError | DataError:
             "JSON, Parquet) are not read: move or link each image into a folder named as its label."
         )
     if "/" not in name and "\\" not in name:
-        return SettingError(f"{unknown('data', shown, CATALOG)} There is no folder of that name either.")
+        return SettingError(f"{unknown('data', shown, CATALOG)} A folder of that name does not exist either.")
     foreign = "\\" in name and os.sep == "/"
     advice = " Write / between folders: on this system a backslash is part of a name." if foreign else ""
     known = ", ".join(CATALOG)

@@ -22,7 +22,7 @@ NODATA_TAG = 42113
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NONE, _LZW, _PACKBITS = 1, 5, 32773
 _DEFLATE = (8, 32946)
-_ORIENTATION, _RGB = 274, 2
+_ORIENTATION, _RGB, _OPACITY = 274, 2, 2  # a tag, and its words for colours and for a fourth band
 _MOST_BYTES = 1 << 28  # of the decoded image with all its bands
 
 
@@ -55,6 +55,13 @@ def read_tiff(
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported by name, once
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
+        rgb = int(page.photometric) == _RGB
+        count = int(page.samplesperpixel)
+        if not bands and count not in (1, 3) and not (rgb and count > 3):
+            raise DataError(
+                f"it has {count} bands; set data.bands to the three that appear as red, green and blue, counted from "
+                "1, as in data.bands=[3,2,1], or to one"
+            )
         _check(page)
         whole = page.asarray(squeeze=False)[:, 0]  # separate planes, height, width, samples of a pixel
         values = np.moveaxis(whole, 0, 2).reshape(*whole.shape[1:3], -1)
@@ -65,7 +72,7 @@ def read_tiff(
         orientation = int(turned.value) if turned else 1
         if bands:
             return pick_bands(values, bands), None, nodata, orientation
-        return *_colours(values, int(page.photometric) == _RGB, page.extrasamples), nodata, orientation
+        return *_colours(values, page.extrasamples), nodata, orientation
 
 
 def pick_bands(values: NDArray[Any], bands: Sequence[int]) -> NDArray[Any]:
@@ -81,19 +88,15 @@ def pick_bands(values: NDArray[Any], bands: Sequence[int]) -> NDArray[Any]:
     return picked[..., 0] if len(bands) == 1 else picked
 
 
-def _colours(values: NDArray[Any], rgb: bool, extra: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+def _colours(values: NDArray[Any], extra: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Return grey ``[H, W]`` or colours ``[H, W, 3]``, and the opacity where the fourth band is one."""
     count = values.shape[2]
     if count == 1:
         return values[..., 0], None
-    if count == 3 or (rgb and count > 3):
-        transparent = count == 4 and tuple(extra) == (2,) and values.dtype.kind == "u"
-        if not transparent:
-            return values[..., :3], None
-        return values[..., :3], (values[..., 3] >> (8 * (values.dtype.itemsize - 1))).astype(np.uint8)
-    raise DataError(
-        f"it has {count} bands; set data.bands to the three that appear as red, green and blue, counted from 1, as in "
-        "data.bands=[3,2,1], or to one"
-    )
+    if count == 4 and tuple(extra) == (_OPACITY,) and values.dtype.kind == "u":
+        highest_byte = values[..., 3] >> (8 * (values.dtype.itemsize - 1))
+        return values[..., :3], highest_byte.astype(np.uint8)
+    return values[..., :3], None
 
 
 def _check(page: Any) -> None:

@@ -1,4 +1,4 @@
-"""Batches of decoded images, in order: by processes while the network runs, or by threads between its passes."""
+"""Batches of decoded images, in order: from processes while the network runs, or from threads between its passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Images that were decoded, uint8, ``[n, 3, H, W]``, and why others were not."""
+    """One batch of images.
+
+    Args:
+        indices: Images that were decoded.
+        images: Their pixels, uint8, ``[n, 3, H, W]``.
+        errors: Image to reason, for those that could not be decoded.
+    """
 
     indices: list[int]
     images: Tensor
@@ -38,16 +44,16 @@ def decode(
 ) -> Iterator[Batch]:
     """Decode and transform images a batch at a time; the workers start with the call.
 
-    On Linux the workers are forked: they start in milliseconds, where a new interpreter would import for seconds. They
-    decode and resize only, and the loader gives each a single torch thread, so the thread pool and the CUDA context
-    that are not to be used after a fork are not. Elsewhere the platform's own way is taken.
+    On Linux the workers are forked: they start in milliseconds, while a new interpreter would import for seconds. They
+    decode and resize only, on a single torch thread each, so they use neither the parent's thread pool nor its CUDA
+    context, which would be unsafe after a fork. Other platforms start workers in their default way.
 
     Args:
-        images: What to decode.
+        images: Images to decode.
         transform: Turns an image into uint8 ``[3, H, W]``.
-        batches: Which images make up each batch.
-        workers: Number of processes; 0 decodes each batch when it is asked for, on one thread per core.
-        pin_memory: Whether to place the batches where a GPU copies from fastest.
+        batches: Indices of the images of each batch.
+        workers: Number of processes; 0 decodes each batch on demand, on one thread per core.
+        pin_memory: Whether to place the batches in pinned memory, from which a GPU copies fastest.
 
     Yields:
         The batches in the order given. Images that cannot be read are in ``errors``.
@@ -70,15 +76,15 @@ def decode(
 
 
 def cores() -> int:
-    """Number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Decoding(Dataset[Batch]):
-    """A whole batch per item, so that a worker hands over one tensor; errors are values, so that no worker dies.
+    """Dataset with a whole batch per item, so that a worker hands over one tensor; errors are values of the batch.
 
     Args:
-        images: What to decode.
+        images: Images to decode.
         transform: Turns an image into uint8 ``[3, H, W]``.
         map_: The built-in ``map`` or that of a pool of threads.
     """
@@ -97,12 +103,12 @@ class _Decoding(Dataset[Batch]):
             return self.transform(self.images.image(index))
         except DataError as error:
             return str(error)
-        except Exception as error:  # an image too odd for the transform, say: its file has to be named as well
+        except Exception as error:  # such as an image that the transform refuses: the message must name its file
             return f"{self.images.path(index)}: {type(error).__name__}: {error}."
 
 
 def _ignore_interrupts(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends its workers
 
 
 def _naming_worker_death(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:

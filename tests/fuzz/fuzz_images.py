@@ -64,7 +64,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a case: ``image``, ``refused``, or a failure with its text."""
+    """Result of a case: ``image``, ``refused``, or a failure with its text."""
 
     word: str
     text: str = ""
