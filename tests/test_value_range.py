@@ -233,7 +233,7 @@ def test_bands_of_plain_pictures_change_places(image_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"range": [0]}, r"data\.range=\[0\]: expected at least 2 values"),
+        ({"range": [0]}, r"data\.range=\[0\]: expected a list of 2 or more values"),
         ({"range": [5, 5]}, r"data\.range=\[5,5\]: expected the value of black below"),
         ({"range": ["a", 5]}, r"data\.range=a: expected a number"),
         ({"range": [0, np.inf]}, r"data\.range=inf: expected a finite number"),
