@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from itm.core.errors import DataError, SettingError
 from itm.data import decode_image
+from itm.data.decode import decode
 from itm.data.image_set import ImageSet, load_images
 from itm.data.value_range import PixelSettings, choose_range, to_bytes
 
@@ -270,7 +271,7 @@ def test_tiffs_that_are_not_pictures_are_refused(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", **settings)
     with pytest.raises(DataError, match=message):
-        decode_image(tmp_path / "a.tif")
+        decode(tmp_path / "a.tif", PixelSettings(None, [3, 2, 1]))
 
 
 def test_tiff_blocks_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_tiff_blocks_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> Non
         tags["StripByteCounts"].overwrite(len(bomb))
     file.write_bytes(file.read_bytes()[:length] + bomb)
     with pytest.raises(DataError, match="unpacks to more pixels"):
-        decode_image(file)
+        decode(file, PixelSettings(None, [3, 2, 1]))
 
 
 def test_settings_are_values() -> None:
