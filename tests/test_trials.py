@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from itm.core.errors import SettingError, StoreError
-from itm.groundtruth.grid import Grid
+from itm.groundtruth.grid import Grid, best_records
 from itm.groundtruth.protocol import Protocol
 from itm.groundtruth.trials import Record, Trial, TrialStore
 
@@ -107,6 +107,12 @@ def test_further_seeds_are_for_the_setting_that_the_chosen_images_prefer(select,
     trials = [replace(TRIAL, lr=lr, protocol=protocol) for lr in rows]
     records = [Record(trial, None, [{"epoch": 1, **rows[trial.lr]}]) for trial in trials]
     assert [(trial.lr, trial.seed) for trial in grid.repeats(records)] == [(lr, 1), (lr, 2)]
+
+
+def test_a_lucky_seed_of_another_setting_is_not_the_best_trial():
+    repeated = [Record(replace(TRIAL, seed=seed), None, [{"epoch": 1, "accuracy": 80.0 - seed}]) for seed in range(3)]
+    lucky = Record(replace(TRIAL, lr=1.0), None, [{"epoch": 1, "accuracy": 79.5}])
+    assert best_records([*repeated, lucky]) == [repeated[0]]
 
 
 def test_the_folder_s_name_is_one_everywhere():

@@ -1,4 +1,4 @@
-"""Keep the weights of trials while they train, and write those of each model's best trial at the end of a grid.
+"""Keep the weights of trials while they train, and write those of each model's best setting at the end of a grid.
 
 A folder of fine-tuned weights holds ``model.safetensors`` (the weights and the arguments that build the network),
 ``preprocessing.json``, ``labels.json`` and a model card ``README.md``; :mod:`itm.groundtruth.finetuned` loads it.
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from itm.core.errors import CheckpointError
+from itm.core.errors import ItmError, StoreError
 from itm.core.files import folder_name, storage_errors, write_atomic
 from itm.groundtruth.finetuned import FORMAT, load_finetuned, source_head
 from itm.groundtruth.grid import best_records
@@ -79,6 +79,8 @@ def export_best(
 ) -> list[Path]:
     """Write a folder with the weights of each model's best trial, and remove those of its other trials.
 
+    The best trial is the one with the first seed of the best setting.
+
     Args:
         records: Records of a grid whose trials kept their weights.
         store: Folder of the records.
@@ -107,8 +109,10 @@ def export_best(
         folder = output / folder_name([model], record.trial.digest)
         try:
             _export(record, weights, images, zoo[model] or {}, build(model), folder)
-            load_finetuned(folder)
-        except CheckpointError as error:
+            load_finetuned(folder)  # a network that cannot be built again is found now
+        except StoreError:
+            raise
+        except ItmError as error:
             _log.error("%s: its fine-tuned weights cannot be loaded again: %s", model, error)
             continue
         written.append(folder)
@@ -181,4 +185,6 @@ def _weights(module: FineTuneModule) -> dict[str, Tensor]:
     """Return all weights but those of the source head, on the CPU."""
     heads = set(source_head(module))
     state = module.state_dict()
-    return {name: value.detach().cpu().contiguous() for name, value in state.items() if name not in heads}
+    kept = {name: value for name, value in state.items() if name not in heads}
+    # copies: the format refuses tensors that share memory
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in kept.items()}

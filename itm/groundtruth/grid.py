@@ -108,7 +108,8 @@ class Grid:
 def best_records(records: Sequence[Record]) -> list[Record]:
     """Return, for each model, the first record of its best setting.
 
-    A setting is as good as the mean over its seeds of the accuracy that ``protocol.select`` chooses by.
+    A setting is as good as the mean over its seeds of the accuracy that ``protocol.select`` chooses by. Only the
+    settings with the most seeds count, as in :func:`itm.groundtruth.summary.best_accuracies`.
 
     Args:
         records: Records of one grid; failed ones are ignored.
@@ -118,7 +119,11 @@ def best_records(records: Sequence[Record]) -> list[Record]:
         if record.error is None:
             trial = record.trial
             settings.setdefault(trial.model, {}).setdefault((trial.lr, trial.weight_decay), []).append(record)
-    return [max(of_model.values(), key=_mean_accuracy)[0] for of_model in settings.values()]
+    best = []
+    for of_model in settings.values():
+        most = max(len(runs) for runs in of_model.values())
+        best.append(max((runs for runs in of_model.values() if len(runs) == most), key=_mean_accuracy)[0])
+    return best
 
 
 def _mean_accuracy(records: Sequence[Record]) -> float:
