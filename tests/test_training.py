@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from breaking import break_in
 
-from itm.core.errors import DataError, SettingError
+from itm.core.errors import DataError, SettingError, StoreError
 from itm.core.provenance import peak_memory, reset_peak_memory
 from itm.data.image_set import ImageSet
 from itm.groundtruth.checkpoint import LastCheckpoint
@@ -136,6 +137,20 @@ def test_a_checkpoint_without_a_valid_digest_is_removed_once_and_the_trial_runs(
     record = train(store, vit)
     assert (record.error, len(record.history)) == (None, 4)
     assert caplog.text.count("last.ckpt is damaged") == 1
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_no_part_behind(tmp_path):
+    last = LastCheckpoint(tmp_path)
+    last.save(lambda path: path.write_text("first"))
+
+    def fill(path):
+        path.write_text("sec")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreError, match=r"^records: cannot write .*last\.ckpt \(No space left on device\)"):
+        last.save(fill)
+    assert last.find().read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
 
 
 def test_digests_that_are_a_folder_are_replaced_by_the_next_checkpoint(tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,17 @@ class LastCheckpoint:
         Raises:
             StoreError: If it cannot be written; the old checkpoint stays.
         """
-        with storage_errors("records", "write", self.path, KEPT):
-            write(self._temporary)
-            digests = [file_digest(self._temporary), *self._known_digests()[:1]]
-            if self.digests.is_dir():
-                shutil.rmtree(self.digests)
-            write_atomic(self.digests, "".join(f"{digest}\n" for digest in digests).encode())
-            self._temporary.replace(self.path)
+        try:
+            with storage_errors("records", "write", self.path, KEPT):
+                write(self._temporary)
+                digests = [file_digest(self._temporary), *self._known_digests()[:1]]
+                if self.digests.is_dir():
+                    shutil.rmtree(self.digests)
+                write_atomic(self.digests, "".join(f"{digest}\n" for digest in digests).encode())
+                self._temporary.replace(self.path)
+        finally:
+            with suppress(OSError):  # a full disk needs the space
+                self._temporary.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the checkpoint and its digests.
