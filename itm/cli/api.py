@@ -10,22 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
-from itm.cli.folders import configs_folder
+from itm.cli.models import Models, resolve_models, within_budget
 from itm.cli.pipeline import run_estimate
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError, Precision
-from itm.models.budget import Budget, select
-from itm.models.builder import find_model
-from itm.models.candidates import matching
+from itm.models.budget import Budget
 from itm.ranking.ranking import Ranking, by_name
 from itm.report.report import Report, verdict
 from itm.scorers.base import Scorer
-
-Models = str | Sequence[str] | Mapping[str, Any]
 
 
 @settings("")
@@ -185,7 +180,7 @@ def estimate(
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     zoo = resolve_models(models, pretrained)
     images = {"name": str(data), "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None}
-    zoo, removed = _within(zoo, budget, images, seed)
+    zoo, removed = within_budget(zoo, budget, images, seed)
     run = {
         "data": images,
         "zoo": zoo,
@@ -202,41 +197,9 @@ def estimate(
     return Estimate(tuple(found.rankings), removed, found)
 
 
-def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]]:
-    """Return the settings of each model by name, wildcards and the name of a zoo resolved.
-
-    Raises:
-        SettingError: If a name is not known.
-    """
-    if isinstance(models, str):
-        file = configs_folder() / "zoo" / f"{models}.yaml"
-        if file.is_file():
-            return {name: entry or {} for name, entry in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
-        models = [models]
-    if isinstance(models, Mapping):
-        return {str(name): _with_weights(str(name), entry, pretrained) for name, entry in models.items()}
-    names: dict[str, None] = {}
-    for name in models:
-        wild = any(sign in name for sign in "*?")
-        names.update(dict.fromkeys(matching([name]) if wild else [name]))
-    if not names:
-        raise SettingError("models: empty; name at least one, as in models=['resnet50'].")
-    for name in names:
-        find_model(name, "models")
-    return {name: {"pretrained": pretrained} for name in names}
-
-
 def default_store() -> Path:
     """Return the folder of stored features: ``$ITM_HOME/features``, or ``~/.cache/itm/features``."""
     return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser() / "features"
-
-
-def _with_weights(name: str, entry: object, pretrained: bool) -> dict[str, Any]:
-    """Return the settings of one model, with published weights unless they say where weights come from."""
-    if not isinstance(entry, Mapping | None):
-        raise SettingError(f"models[{name!r}]={entry}: expected settings by name, as in {{'pretrained': True}}.")
-    given = {str(key): value for key, value in (entry or {}).items()}
-    return given if "checkpoint" in given else {"pretrained": pretrained, **given}
 
 
 def _scorers(chosen: Sequence[str | Scorer]) -> dict[str, Scorer]:
@@ -247,22 +210,6 @@ def _scorers(chosen: Sequence[str | Scorer]) -> dict[str, Scorer]:
     if not scorers:
         raise SettingError("scorer: empty; name at least one, as in scorer='itm'.")
     return scorers
-
-
-def _within(
-    zoo: dict[str, dict[str, Any]], budget: Mapping[str, Any] | Budget | None, data: Mapping[str, Any], seed: int
-) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
-    """Return the models within the budget, in their order, and the reason of each that is not."""
-    if not budget:
-        return zoo, {}
-    limits = budget if isinstance(budget, Budget) else Budget(**budget)
-    count = 0
-    if limits.minutes is not None:
-        from itm.data.image_set import load_images
-
-        count = len(load_images(str(data["name"]), seed=seed, limit=data["limit"]))
-    selection = select(zoo, limits, count)
-    return {name: entry for name, entry in zoo.items() if name in selection.kept}, selection.removed
 
 
 def _plain(value: Any) -> Any:

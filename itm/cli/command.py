@@ -49,12 +49,15 @@ def run(main: Callable[[], Any], config_name: str, usage: str | None = None, *, 
     try:
         flags, overrides = split_words(sys.argv[1:])
         if usage is not None and {"-h", "--help"} & set(flags):
-            print(help_text(usage, folder, config_name))
+            print(help_text(usage, folder, config_name), flush=True)
             return
         sampled = sampled and not has_own_limit(folder, sys.argv[1:])
         sys.argv[1:] = [*flags, *data_overrides(overrides, sampled)]
         check_config(folder, config_name, flags, sys.argv[1 + len(flags) :])
         main()
+    except BrokenPipeError:  # `estimate.py --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ItmError, HydraException, OmegaConfBaseException, OSError) as error:
         _stop_for(error, folder, config_name)
     except KeyboardInterrupt:

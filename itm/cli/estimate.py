@@ -2,6 +2,7 @@
 
 python estimate.py                                  the demo
 python estimate.py data=/my/images zoo=demo         your own images
+python estimate.py models=[resnet50,convnext_tiny*] data=/my/images budget.parameters=30e6
 python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
 """
@@ -33,12 +34,17 @@ def job(cfg: DictConfig) -> None:
 def estimate(cfg: DictConfig, output: Path) -> None:
     """Rank the models that the config names on its images; print and write the report."""
     # imported here: torch takes longer than `--help` and the mistakes in a command line need
+    from itm.cli.models import resolve_models, within_budget
     from itm.cli.pipeline import run_estimate
     from itm.cli.settings import check_estimate
     from itm.core.console import console
 
     run = resolved(cfg)
     check_estimate(run)
+    zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"])
+    limits = {name: limit for name, limit in run["budget"].items() if limit is not None}
+    run["zoo"], removed = within_budget(zoo, limits, run["data"], run["seed"])
+    cfg.zoo = run["zoo"]  # callbacks and config.yaml have the models of this run
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     scorers = {str(name): build(f"scorer.{name}", node, run["trust"]) for name, node in cfg.scorer.items()}
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
@@ -46,6 +52,8 @@ def estimate(cfg: DictConfig, output: Path) -> None:
         report = run_estimate(run, scorers)
         written = report.write(output)
         report.show(console())
+        for name, reason in removed.items():
+            print(f"removed {name}: {reason}")
         print(f"Report: {written[-1]}")
         if tracked is not None:
             tracked.log(report)

@@ -59,6 +59,8 @@ class EstimateSettings:
     jobs: Annotated[int, Field(ge=1, le=1024)] | None = None
     store: Text = ""
     groundtruth: Text | None = None
+    models: Text | list[Text] | None = None
+    pretrained: bool = True
     optimise: Text | None = None
 
 
@@ -88,6 +90,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
     _check(DataSettings, "data", run.get("data"))
     _check(SourceSettings, "source", run.get("source"))
     _check(TrainerSettings, "trainer", run.get("trainer"))
+    _check_mapping("budget", run.get("budget"))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
     _check_entries("scorer", run.get("scorer"), "scorer=[itm]")
 

@@ -1,0 +1,83 @@
+"""Models named on a command line or in Python: zoos, names with wildcards, settings by name, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from itm.cli.folders import configs_folder
+from itm.core.errors import SettingError
+from itm.data.image_set import load_images
+from itm.models.budget import Budget, select
+from itm.models.builder import find_model
+from itm.models.candidates import matching
+
+Models = str | Sequence[str] | Mapping[str, Any]
+
+
+def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]]:
+    """Return the settings of each model by name, wildcards and the name of a zoo resolved.
+
+    Raises:
+        SettingError: If a name is not known.
+    """
+    if isinstance(models, str):
+        if (configs_folder() / "zoo" / f"{models}.yaml").is_file():
+            return _zoo(models)
+        models = [models]
+    if isinstance(models, Mapping):
+        return {str(name): _with_weights(str(name), entry, pretrained) for name, entry in models.items()}
+    names: dict[str, None] = {}
+    for name in models:
+        wild = any(sign in name for sign in "*?")
+        names.update(dict.fromkeys(matching([name]) if wild else [name]))
+    if not names:
+        raise SettingError("models: empty; name at least one, as in models=['resnet50'].")
+    for name in names:
+        find_model(name, "models")
+    return {name: {"pretrained": pretrained} for name in names}
+
+
+def within_budget(
+    zoo: dict[str, dict[str, Any]], budget: Mapping[str, Any] | Budget | None, data: Mapping[str, Any], seed: int
+) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
+    """Return the models within the budget, in their order, and the reason of each that is not.
+
+    Args:
+        zoo: Settings by model.
+        budget: The limits; None holds none.
+        data: Settings ``data`` of the run; ``budget.minutes`` depends on the number of images.
+        seed: Seed of the split.
+
+    Raises:
+        SettingError: If a limit is wrong, or no model is within the budget.
+    """
+    if not budget:
+        return zoo, {}
+    limits = budget if isinstance(budget, Budget) else Budget(**budget)
+    count = 0
+    if limits.minutes is not None:
+        count = len(load_images(str(data["name"]), seed=seed, limit=data["limit"]))
+    selection = select(zoo, limits, count)
+    return {name: entry for name, entry in zoo.items() if name in selection.kept}, selection.removed
+
+
+def _zoo(name: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of a zoo's config, with those of the zoos in its defaults list."""
+    content = yaml.safe_load((configs_folder() / "zoo" / f"{name}.yaml").read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = {}
+    for base in content.pop("defaults", []):
+        if base != "_self_":
+            entries.update(_zoo(base))
+    entries.update({model: entry or {} for model, entry in content.items()})
+    return entries
+
+
+def _with_weights(name: str, entry: object, pretrained: bool) -> dict[str, Any]:
+    """Return the settings of one model, with published weights unless they say where weights come from."""
+    if not isinstance(entry, Mapping | None):
+        raise SettingError(f"models[{name!r}]={entry}: expected settings by name, as in {{'pretrained': True}}.")
+    given = {str(key): value for key, value in (entry or {}).items()}
+    return given if "checkpoint" in given else {"pretrained": pretrained, **given}
