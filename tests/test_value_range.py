@@ -151,6 +151,14 @@ def test_transparent_pixels_of_16_bits_are_white(tmp_path: Path, count: int) -> 
     assert found[0, :2].tolist() == [[255] * 3, [0] * 3]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+def test_negatives_are_shown_bright_where_their_values_are_small(tmp_path: Path, dtype: str) -> None:
+    values = (RAMP * (255 if dtype == "uint8" else 1 if dtype.startswith("f") else 4095)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    found = np.asarray(decode_image(tmp_path / "a.tif"))[..., 0]
+    assert np.abs(found - (1 - RAMP) * 255).max() <= 1
+
+
 def test_orientation_of_colours_of_16_bits(tmp_path: Path) -> None:
     values = np.zeros((2, 3, 3), "uint16")
     values[0, 0] = 4095
@@ -222,7 +230,7 @@ def test_bands_are_picked_and_counted_from_one(tmp_path: Path, dtype: str, white
     assert (shown(grey, 0) == shown(grey, 0)[..., :1]).all()
     assert np.abs(shown(grey, 0)[..., 0] - values[..., 6].astype(float) * (255 / white)).max() <= 0.51
     assert len({images.fingerprint, grey.fingerprint, load_images(root).fingerprint}) == 3
-    with pytest.raises(DataError, match=r"it has 13 bands, and data\.bands=\[1, 2, 14\] picks band 14"):
+    with pytest.raises(DataError, match=r"it has 13 band\(s\), and data\.bands=\[1, 2, 14\] picks band 14"):
         load_images(root, bands=[1, 2, 14]).image(0)
 
 
@@ -241,6 +249,7 @@ def test_bands_of_plain_pictures_change_places(image_folder: Path) -> None:
         ({"bands": [3, 2]}, r"data\.bands=\[3, 2\]: expected three bands"),
         ({"bands": [0, 1, 2]}, r"data\.bands=0: expected a number of at least 1"),
         ({"bands": [1.5]}, r"data\.bands=1\.5: expected a whole number"),
+        ({"range": "wide"}, r"data\.range=wide: expected a list"),
         ({"bands": 3}, r"data\.bands=3: "),
     ],
 )

@@ -41,6 +41,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "list_type": "a list",
     "tuple_type": "a list",
+    "sequence_str": "a list",
     "too_short": "a list of {min_length} or more values",
     "too_long": "at most {max_length} values",
     "dict_type": "values by name",

@@ -104,6 +104,8 @@ def _from_values(stored: Stored, pixels: PixelSettings) -> Image.Image:
         for start in range(0, len(values), _STRIP):
             rows = slice(start, start + _STRIP)
             shown[rows] = to_bytes(values[rows], span, stored.nodata)
+        if stored.negative:
+            shown = 255 - shown
     image = Image.fromarray(shown)
     if alpha is not None:
         image = image.convert("RGB")

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from itm.core.errors import DataError
 from itm.data.files import check_regular, check_size, formats
-from itm.data.tiff import NODATA_TAG, is_tiff, pick_bands, read_tiff
+from itm.data.tiff import NODATA_TAG, PHOTOMETRIC_TAG, WHITE_IS_ZERO, is_tiff, pick_bands, read_tiff
 
 ORIENTATION_TAG = 0x0112
 """Tag of EXIF and TIFF: how the image is turned."""
@@ -40,12 +40,14 @@ class Stored(NamedTuple):
         alpha: Opacity, uint8, ``[H, W]``, or None.
         nodata: The file's mark of a missing pixel, or None.
         orientation: How EXIF turns the image, 1 to 8; 1 is upright.
+        negative: Whether small values are bright, as in some X-rays.
     """
 
     values: NDArray[Any]
     alpha: NDArray[np.uint8] | None = None
     nodata: float | None = None
     orientation: int = 1
+    negative: bool = False
 
     def sample(self, count: int = 20_000) -> NDArray[Any]:
         """Return about ``count`` values on a regular grid, without pixels that the file marks as missing."""
@@ -144,7 +146,9 @@ def _grey(image: ImageFile.ImageFile) -> Stored | None:
     values = np.array(image)
     clear = image.info.get("transparency")
     alpha = np.where(values == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
-    return Stored(values, alpha, _nodata(image))
+    # Pillow inverts such images of 8 bits itself
+    negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO
+    return Stored(values, alpha, _nodata(image), negative=negative)
 
 
 def _colours(image: ImageFile.ImageFile, source: Path | BytesIO) -> Stored | None:

@@ -19,6 +19,9 @@ from itm.data.files import check_size
 NODATA_TAG = 42113
 """GDAL's tag: the value of missing pixels, as text."""
 
+PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0
+"""Tag of what the values mean, and its word for grey images in which small values are bright."""
+
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NONE, _LZW, _PACKBITS = 1, 5, 32773
 _DEFLATE = (8, 32946)
@@ -34,7 +37,7 @@ def is_tiff(path: Path) -> bool:
 
 def read_tiff(
     path: Path, bands: Sequence[int] | None
-) -> tuple[NDArray[Any], NDArray[np.uint8] | None, float | None, int]:
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None, float | None, int, bool]:
     """Read the first page of a TIFF.
 
     Args:
@@ -43,7 +46,7 @@ def read_tiff(
 
     Returns:
         The values, ``[H, W]`` or ``[H, W, 3]``, the opacity, uint8, ``[H, W]`` or None, the value that marks missing
-        pixels or None, and the orientation, 1 to 8.
+        pixels or None, the orientation, 1 to 8, and whether small values are bright.
 
     Raises:
         DataError: If the page is too large, is not a picture of real numbers, lacks a band, or has several bands of
@@ -71,8 +74,9 @@ def read_tiff(
         turned = page.tags.get(_ORIENTATION)
         orientation = int(turned.value) if turned else 1
         if bands:
-            return pick_bands(values, bands), None, nodata, orientation
-        return *_colours(values, page.extrasamples), nodata, orientation
+            return pick_bands(values, bands), None, nodata, orientation, False
+        negative = int(page.photometric) == WHITE_IS_ZERO
+        return *_colours(values, page.extrasamples), nodata, orientation, negative
 
 
 def pick_bands(values: NDArray[Any], bands: Sequence[int]) -> NDArray[Any]:
@@ -83,7 +87,7 @@ def pick_bands(values: NDArray[Any], bands: Sequence[int]) -> NDArray[Any]:
     """
     every = values.reshape(*values.shape[:2], -1)
     if max(bands) > every.shape[2]:
-        raise DataError(f"it has {every.shape[2]} bands, and data.bands={list(bands)} picks band {max(bands)}")
+        raise DataError(f"it has {every.shape[2]} band(s), and data.bands={list(bands)} picks band {max(bands)}")
     picked = every[..., [band - 1 for band in bands]]
     return picked[..., 0] if len(bands) == 1 else picked
 
