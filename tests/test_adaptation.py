@@ -55,7 +55,7 @@ def with_head() -> Backbone:
         ("full", None),
     ],
 )
-def test_what_trains(mode: str, count: int | None) -> None:
+def test_each_adaptation_trains_its_weights(mode: str, count: int | None) -> None:
     backbone = with_head()
     names = [name for name, _ in backbone.named_parameters() if ".head." not in name]
     expected = {"full": set(names), "bitfit": {name for name in names if name.endswith(".bias")}}

@@ -1,4 +1,4 @@
-"""From records to tables: the best cell by hand, no mixing of protocols, and the paper's table beside."""
+"""From records to tables: the best setting by hand, protocols that are not mixed, and the paper's table beside."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def console():
 
 @pytest.fixture
 def folder(tmp_path):
-    cells = TrialStore(tmp_path / "records")
+    store = TrialStore(tmp_path / "records")
     for entry in RECORDS:
-        with cells.claim(entry.trial):
-            cells.write(entry)
-    return cells.root
+        with store.claim(entry.trial):
+            store.write(entry)
+    return store.root
 
 
-def test_the_table_holds_each_model_s_best_cell():
+def test_the_table_holds_each_model_s_best_trial():
     frame = summary.to_frame(RECORDS)
     table = summary.best_accuracies(frame)
     assert table.to_dict("index") == {
@@ -171,7 +171,7 @@ def test_the_end_of_a_run_writes_and_shows(tmp_path, console):
     assert groundtruth.load(tmp_path / "all.csv").equals(groundtruth.load(tmp_path / "own.csv"))
 
 
-def test_an_adaptation_is_told_wherever_its_cells_are(console):
+def test_an_adaptation_is_named_with_its_trials(console):
     entry = record("mine", "pets", 1e-5, 50.0, adaptation="lora")
     frame = summary.to_frame([entry])
     collect.show(summary.best_accuracies(frame), frame, console)

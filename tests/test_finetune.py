@@ -89,7 +89,7 @@ def test_learns(model: str) -> None:
         *(("test_resnet", mode) for mode in ("full", "linear", "bitfit")),
     ],
 )
-def test_what_changes(model: str, mode: str) -> None:
+def test_only_the_weights_that_train_change(model: str, mode: str) -> None:
     net = backbone(model)
     net.net.reset_classifier(7)  # a source head, as published weights have
     for weight in net.parameters():  # batch norms that start at zero would stop some gradients

@@ -78,16 +78,16 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     assert groundtruth.load("gt/cpu.csv").columns.tolist() == ["images"]
     assert Path("gt/cpu_cells.csv").is_file()
     assert (out / "config.yaml").is_file()
-    cells = records(tmp_path / "home")
-    assert len(cells) == 2
-    for cell in cells:
-        assert cell["status"] == "finished"
-        assert len(cell["history"]) == 2
-        assert cell["accuracy"] == max(epoch["accuracy"] for epoch in cell["history"])
+    trials = records(tmp_path / "home")
+    assert len(trials) == 2
+    for trial in trials:
+        assert trial["status"] == "finished"
+        assert len(trial["history"]) == 2
+        assert trial["accuracy"] == max(epoch["accuracy"] for epoch in trial["history"])
         assert {"seconds", "images_per_second", "peak_memory", "versions", "commit", "device", "trainable"} <= set(
-            cell["facts"]
+            trial["facts"]
         )
-        assert cell["cell"]["protocol"]["epochs"] == 2
+        assert trial["cell"]["protocol"]["epochs"] == 2
     assert not list((tmp_path / "home").rglob("last.ckpt"))
     assert "Accuracy after fine-tuning" in capsys.readouterr().out
 
@@ -96,8 +96,8 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     damaged.write_text(damaged.read_text("utf-8")[:-50], "utf-8")
     _, code = run(*words, out="again")
     assert (code, len(names)) == (0, 1)
-    assert [cell["history"][1]["accuracy"] for cell in records(tmp_path / "home")] == [
-        cell["history"][1]["accuracy"] for cell in cells
+    assert [trial["history"][1]["accuracy"] for trial in records(tmp_path / "home")] == [
+        trial["history"][1]["accuracy"] for trial in trials
     ]
 
 
@@ -120,10 +120,10 @@ def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_
     for model in ("a", "b"):
         first = [c for c in found if c["cell"]["model"] == model and c["cell"]["seed"] == 0]
         assert len(first) == 2
-        best = max(first, key=lambda cell: (cell["accuracy"], -cell["cell"]["lr"]))
+        best = max(first, key=lambda trial: (trial["accuracy"], -trial["cell"]["lr"]))
         repeats = [c["cell"] for c in found if c["cell"]["model"] == model and c["cell"]["seed"] > 0]
-        assert sorted(cell["seed"] for cell in repeats) == [1, 2]
-        assert {cell["lr"] for cell in repeats} == {best["cell"]["lr"]}
+        assert sorted(trial["seed"] for trial in repeats) == [1, 2]
+        assert {trial["lr"] for trial in repeats} == {best["cell"]["lr"]}
     assert "the seed alone moves an accuracy by" in capsys.readouterr().out
 
 
@@ -144,14 +144,14 @@ def test_failures_are_recorded_and_tried_again_while_the_others_go_on(run, image
     assert "c: zoo.c.checkpoint=gone.pt" in said
     assert said.count("b on images") == 1
     assert "RuntimeError: cuDNN error" in said
-    assert [cell["status"] for cell in records(tmp_path / "home")] == ["finished", "failed"]
+    assert [trial["status"] for trial in records(tmp_path / "home")] == ["finished", "failed"]
     assert groundtruth.load(out / "groundtruth.csv").loc["a"].notna().all()
 
     names = trained(monkeypatch)
     _, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT)
     assert code == 0
     assert len(names) == 1
-    assert {cell["status"] for cell in records(tmp_path / "home")} == {"finished"}
+    assert {trial["status"] for trial in records(tmp_path / "home")} == {"finished"}
 
 
 def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypatch):

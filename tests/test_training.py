@@ -105,7 +105,7 @@ def test_ctrl_c_stays_one_and_keeps_the_epochs(store, vit, monkeypatch):
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-100], lambda content: content[:999] + b"?" + content[1000:]]
 )
-def test_a_damaged_checkpoint_is_removed_and_the_cell_starts_again(store, vit, monkeypatch, caplog, damage):
+def test_a_damaged_checkpoint_is_removed_and_training_starts_again(store, vit, monkeypatch, caplog, damage):
     with monkeypatch.context() as patch:
         break_in(patch, Killed(), lambda module, _: module.current_epoch == 1)
         with pytest.raises(Killed):
@@ -244,7 +244,7 @@ def test_a_defect_in_training_is_a_failure_in_one_line(store, vit, monkeypatch):
     assert train(store, vit).error == "RuntimeError: no kernel image"
 
 
-def test_what_an_adaptation_cannot_take_is_the_cell_s_failure(store):
+def test_an_adaptation_that_does_not_suit_the_network_fails_the_trial(store):
     resnet = load_backbone("tiny", model="test_resnet", image_size=32)
     record = train(store, resnet, only_trial(resnet, adaptation="vpt"))
     assert record.error.startswith("adaptation=vpt:")
@@ -296,7 +296,7 @@ def test_the_backbone_stays_as_it_is(store, vit):
         ),
     ],
 )
-def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
+def test_a_missing_device_or_precision_is_refused_before_training(trainer, words):
     settings = {
         "trainer": {"batch_size": 8, "workers": None, **trainer},
         "compile": False,
@@ -314,7 +314,7 @@ def test_what_the_machine_cannot_do_is_told_before_training(trainer, words):
         ((12, 0), "bf16", None),
     ],
 )
-def test_a_gpu_that_the_build_or_the_precision_does_not_suit_is_told(monkeypatch, capability, precision, words):
+def test_a_gpu_that_does_not_suit_the_build_or_the_precision_is_refused(monkeypatch, capability, precision, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
