@@ -1,4 +1,4 @@
-"""Each adaptation against what its paper says that it trains and computes."""
+"""Each adaptation trains and computes what its paper says."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_prompts_stand_after_the_class_token(mode: str, pooling: str) -> None:
 
 @pytest.mark.parametrize("mode", ["vpt", "vpt_deep"])
 def test_mean_pooling_leaves_prompts_out(mode: str) -> None:
-    """Behind blocks that pass their input on, features are what they are without prompts, however large those are."""
+    """After blocks that pass their input on, features are the same with prompts of any size as without."""
     plain, prompted = vit("mean"), adapt(vit("mean"), mode, prompts=3)
     with torch.no_grad():
         for layer in splices(prompted)[:-1]:

@@ -1,4 +1,4 @@
-"""Fine-tuning: what learns and what stays, the schedule, the numbers of an epoch, and resuming."""
+"""Fine-tuning: weights that learn and weights that stay, the schedule, the numbers of an epoch, and resuming."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def module(net: Backbone | None = None, **settings: Any) -> FineTuneModule:
 
 
 def numbers(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A history without what the clock decides."""
+    """Return a history without its times."""
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
 
 

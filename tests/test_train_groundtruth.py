@@ -17,6 +17,7 @@ import pytest
 
 from itm.cli import train_groundtruth
 from itm.core.errors import DataError, SettingError
+from itm.data.catalog import CATALOG_PREFIX
 from itm.data.image_set import load_images
 from itm.groundtruth import tables as groundtruth
 from itm.groundtruth.finetuned import load_finetuned
@@ -71,7 +72,7 @@ def trained(monkeypatch) -> list[str]:
 
 
 def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_path, monkeypatch, capsys):
-    words = (f"data={image_folder}", *ZOO, *FAST, *SHORT, "table=gt/cpu.csv")
+    words = (f"data={image_folder}", *ZOO, *FAST, *SHORT, "protocol.select=test", "table=gt/cpu.csv")
     out, code = run(*words)
     assert code == 0
     assert groundtruth.load(out / "groundtruth.csv").shape == (2, 1)
@@ -113,7 +114,15 @@ def test_weights_are_kept_on_demand(run, image_folder, capsys):
 
 
 def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_folder, tmp_path, capsys):
-    words = (f"data={image_folder}", *ZOO, *FAST, *SHORT, "grid.lr=[1e-5,1e-2]", "grid.best_seeds=[0,1,2]")
+    words = (
+        f"data={image_folder}",
+        *ZOO,
+        *FAST,
+        *SHORT,
+        "grid.lr=[1e-5,1e-2]",
+        "grid.best_seeds=[0,1,2]",
+        "protocol.select=test",
+    )
     _, code = run(*words)
     assert code == 0
     found = records(tmp_path / "home")
@@ -314,7 +323,7 @@ def test_a_stratified_fifth_of_the_training_images_validates_and_does_not_train(
 
 def test_a_user_s_folder_is_chosen_on_validation_images_and_a_dataset_by_name_on_the_test_split(image_folder):
     assert default_select(str(image_folder)) == "validation"
-    assert default_select("digits") == "test"
+    assert default_select("digits") == default_select(f"{CATALOG_PREFIX}digits") == "test"
 
 
 def test_the_accuracy_of_the_epoch_that_the_validation_images_choose_is_shown(run, image_folder, tmp_path, capsys):

@@ -14,7 +14,7 @@ import torch
 from itm.core.errors import DataError, SettingError
 from itm.core.files import json_digest
 from itm.core.splits import split_indices
-from itm.data.catalog import CATALOG
+from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.image_set import ImageSet, count_shared, load_images
 from itm.groundtruth.protocol import Select
 
@@ -51,7 +51,7 @@ class ImageSplits:
 
 def default_select(data: str) -> Select:
     """Return how the best epoch is chosen by default: on the test split for datasets by name, as in the paper."""
-    return "test" if data in CATALOG else "validation"
+    return "test" if data.removeprefix(CATALOG_PREFIX) in CATALOG else "validation"
 
 
 def load_splits(data: Mapping[str, Any], seed: int, select: Select) -> ImageSplits:
