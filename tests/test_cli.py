@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from itm.cli import command, estimate
-from itm.cli.overrides import data_override, data_overrides
+from itm.cli.overrides import data_override, data_overrides, quote_if_needed
+from itm.cli.targets import check_targets
+from itm.core.errors import SettingError
 
 TINY = ("~zoo", "+zoo.a.model=resnet10t", "+zoo.a.image_size=32")
 
@@ -58,6 +62,28 @@ def _own_home(tmp_path, monkeypatch):
         ("scorer.itm.loss=msee", ["scorer.itm.loss=msee", "'mse'"]),
         ("scorer.itm.eta=[1,", ["scorer.itm.eta=[1,"]),
         ("seed", ["seed", "EQUAL"]),
+        ("seed=1e3", ["seed=1000.0", "whole number"]),
+        ("seed=99999999999999999999999", ["seed=9999", "at most"]),
+        ("seeds=99999999999999999999999", ["seeds=9999", "at most"]),
+        ("trainer.batch_size=99999999999999999999999", ["trainer.batch_size=9999", "at most"]),
+        ("store=null", ["store=None", "text"]),
+        ("store=''", ["store=", "at least 1 character"]),
+        ("store=${nothing}", ["store", "cannot be resolved", "nothing"]),
+        ("seed=???", ["seed", "give it a value"]),
+        ("hydra.run.dir=${nothing}", ["hydra.run.dir", "cannot be resolved"]),
+        ("hydra.run.dir=/proc/none/x", ["/proc/none"]),
+        ("scorer=5", ["scorer=5"]),
+        ("trainer=5", ["trainer=5"]),
+        ("zoo.a=5", ["zoo.a=5", "settings by name"]),
+        ("scorer.itm=5", ["scorer.itm"]),
+        ("trainer=null", ["trainer=None", "name of a config"]),
+        ("scorer.itm._target_=builtins.open", ["scorer.itm._target_=builtins.open", "trust="]),
+        ("models=[rsnet18]", ["models=rsnet18", "resnet18"]),
+        ("models=5", ["models=5"]),
+        ("budget=5", ["budget=5", "settings by name"]),
+        ("budget.parameters=-1", ["budget.parameters=-1", "above 0"]),
+        ("trust=[1]", ["trust=", "mypackage"]),
+        ("--nothing", ["--nothing", "--help"]),
     ],
 )
 def test_mistakes_end_in_one_line(override, words, capsys):
@@ -69,6 +95,78 @@ def test_mistakes_end_in_one_line(override, words, capsys):
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
+
+
+EVIL = {
+    "scorer": "scorer: {itm: {_target_: TARGET, _args_: [ARG]}}",
+    "nested": "scorer: {itm: {_target_: itm.scorers.PED, source: {_target_: TARGET, _args_: [ARG]}}}",
+    "tracking": "tracking: {_target_: TARGET, _args_: [ARG]}",
+    "callback": "hydra: {callbacks: {x: {_target_: TARGET, _args_: [ARG]}}}",
+    "partial": "hydra: {callbacks: {x: {_target_: itm.analysis.callback.Analyse, name: a, look: {_target_: TARGET}}}}",
+    "logging": "hydra: {job_logging: {handlers: {x: {class: TARGET, filename: ARG}}, root: {handlers: [x]}}}",
+    "factory": "hydra: {job_logging: {handlers: {x: {(): TARGET, filename: ARG}}, root: {handlers: [x]}}}",
+}
+
+
+@pytest.mark.parametrize("target", ["pathlib.Path.touch", "itm.tracking.os.mkdir", "itm.core.files.write_atomic"])
+@pytest.mark.parametrize("place", EVIL)
+def test_a_config_calls_no_code_of_other_packages(place, target, tmp_path, capsys):
+    mark = tmp_path / "mark"
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    text = EVIL[place].replace("TARGET", target).replace("ARG", str(mark))
+    Path("own/experiment/evil.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        run(*TINY, "--config-dir", "own", "+experiment=evil")
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert (stop.value.code, len(lines)) == (2, 1), lines
+    assert target in lines[0]
+    assert not mark.exists()
+
+
+def test_a_package_of_one_s_own_may_be_named_when_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "__init__.py").write_text("def build(): return 3", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = {"_target_": "mypackage.build"}
+    check_targets("scorer.mine", node, ["mypackage"])
+    with pytest.raises(SettingError, match=r"trust=\[mypackage\]"):
+        check_targets("scorer.mine", node, [])
+    with pytest.raises(SettingError, match="cannot be imported"):
+        check_targets("scorer.mine", {"_target_": "mypackage.nothing"}, ["mypackage"])
+
+
+def test_flags_may_follow_overrides(tmp_path, capsys):
+    (tmp_path / "own" / "zoo").mkdir(parents=True)
+    (tmp_path / "own" / "zoo" / "mine.yaml").write_text("a: {model: resnet10t}", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run("seed=1", "--config-dir", "own", "zoo=mine", "seeds=0")
+    assert capsys.readouterr().err.startswith("error: seeds=0: ")
+
+
+@pytest.mark.parametrize("value", ["a=b.pt", "a (1).pt", "it's=.pt", "C:\\new\\a=1.pt", "ends=\\"])
+def test_values_with_signs_of_hydra_s_grammar_arrive_as_they_are(value):
+    (override,) = OverridesParser.create().parse_overrides([quote_if_needed(f"zoo.a.checkpoint={value}")])
+    assert override.value() == value
+
+
+def test_long_errors_are_shortened(capsys):
+    with pytest.raises(SystemExit):
+        run(*TINY, f"data=./{'x' * 5000}")
+    assert len(capsys.readouterr().err) < 700
+
+
+def test_an_empty_home_is_as_good_as_none(monkeypatch):
+    monkeypatch.setenv("ITM_HOME", "")
+    monkeypatch.setattr(sys, "argv", ["estimate.py", *TINY])
+    command.run(lambda: None, "estimate")
+    assert "ITM_HOME" not in os.environ
+
+
+def test_help_shows_examples_choices_and_comments(capsys):
+    run("--help")
+    shown = capsys.readouterr().out
+    for words in ("python estimate.py data=/my/images", "demo, ", "logme", "# splits and the first of the seeds"):
+        assert words in shown
 
 
 def test_stopping_by_hand_says_what_is_kept(monkeypatch, capsys):

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -55,6 +56,10 @@ def run(main: Callable[[], Any], config_name: str, usage: str | None = None, *, 
         sys.argv[1:] = [*flags, *data_overrides(overrides, sampled)]
         check_config(folder, config_name, flags, sys.argv[1 + len(flags) :])
         main()
+    except ValueError as error:
+        if not str(error).startswith("Unable to configure"):  # the words of logging.config
+            raise
+        _stop(SettingError(f"hydra.job_logging: {error} ({error.__cause__})."))
     except BrokenPipeError:  # `estimate.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -119,6 +124,8 @@ def check_config(folder: Path, config_name: str, flags: Sequence[str], overrides
     parsed = _parse([*flags, *overrides])
     # as Hydra composes a multirun's own config: without the swept settings
     given = OverridesParser.create().parse_overrides(list(overrides))
+    for override in given:
+        _check_choice(folder, override)
     words = [str(override.input_line) for override in given if not override.is_sweep_override()]
     if parsed.config_dir is not None:
         words.append(f"hydra.searchpath=['file://{Path(parsed.config_dir).resolve()}']")
@@ -131,6 +138,18 @@ def check_config(folder: Path, config_name: str, flags: Sequence[str], overrides
         check_targets(group, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, trust)
     for group in ("hydra.hydra_logging", "hydra.job_logging"):
         check_logging(group, OmegaConf.to_container(OmegaConf.select(cfg, group)))
+
+
+def _check_choice(folder: Path, override: Override) -> None:
+    """Refuse a group that is chosen by a number: Hydra itself ends in a traceback."""
+    key, value = override.key_or_group, override.value()
+    if override.is_sweep_override() or override.is_delete() or not ("/" in key or (folder / key).is_dir()):
+        return
+    if isinstance(value, dict):
+        return  # not a choice: the settings themselves
+    for name in value if isinstance(value, list) else [value]:
+        if not isinstance(name, str):
+            raise SettingError(f"{key}={value}: expected the name of a config, as in configs/{key}.")
 
 
 def help_text(usage: str, folder: Path, config_name: str) -> str:
