@@ -111,8 +111,11 @@ def _siblings(key: str, config_dir: Path, config_name: str, overrides: Sequence[
     groups = [word for word in overrides if re.match(r"\+?(zoo|scorer|trainer|tracking|experiment|hydra/\w+)=", word)]
     if added := _config_dir(overrides):
         groups.append(f"hydra.searchpath=['file://{added}']")
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        node: Any = compose(config_name, groups, return_hydra_config=parents[:1] == ["hydra"])
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            node: Any = compose(config_name, groups, return_hydra_config=parents[:1] == ["hydra"])
+    except HydraException:  # a group is wrong as well
+        return []
     for parent in parents:
         node = node.get(parent) if isinstance(node, DictConfig) else None
     return [".".join([*parents, str(name)]) for name in node] if isinstance(node, DictConfig) else []

@@ -46,7 +46,6 @@ VALUES = [
         "ä ö",
         "a=b",
         "a(b",
-        "'",
     ),
     *(
         "'",
@@ -80,6 +79,7 @@ WORK = (
     "dim",
     "image_size",
 )
+ENGINES = ("itm.cli.pipeline", "itm.groundtruth.collect", "itm.groundtruth.export", "itm.groundtruth.worker")
 GROUPS = ("zoo", "scorer", "trainer", "tracking", "experiment", "truth", "hydra/launcher", "hydra/sweeper")
 # the reader of a swept value or an engine that is not installed is not ours
 SKIPPED = ("hydra.mode", "hydra.sweeper", "hydra.launcher", "hydra.help", "hydra.hydra_help", "hydra.runtime")
