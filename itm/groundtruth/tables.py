@@ -150,7 +150,7 @@ def reported(name: str) -> pd.DataFrame:
         The table, indexed by its row names (segmentation: by dataset and quantity).
 
     Raises:
-        SettingError: If there is no such table.
+        SettingError: If the table does not exist.
 
     Example:
         >>> float(reported("table1_weighted_tau").loc["ITM", "Avg"])
