@@ -98,3 +98,12 @@ def test_scorers_import_scikit_learn_where_they_use_it(path: Path) -> None:
     modules = [node.module or "" for node in statements if isinstance(node, ast.ImportFrom)]
     modules += [alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names]
     assert not [name for name in modules if name.split(".")[0] == "sklearn"]
+
+
+def test_no_two_public_classes_share_a_name():
+    homes: dict[str, list[str]] = {}
+    for path in (*FILES, *sorted((ROOT / "experiments").rglob("*.py"))):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}

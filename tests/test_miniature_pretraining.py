@@ -32,8 +32,8 @@ from experiments.miniature.pictures import Corpus, Pictures, RoundSampler
 from experiments.miniature.pretraining import (
     Job,
     PretrainingError,
+    PretrainingSettings,
     PretrainingWorker,
-    TrainerSettings,
     export,
     read_metadata,
     train,
@@ -149,7 +149,7 @@ def test_the_loss_falls(family, pictures, tmp_path):
     # a moving teacher makes DINO's loss no measure of progress; one that stays can be learned
     still = {"momentum": 1.0, "center_momentum": 1.0} if family == "dino" else {}
     module = build(family, images=480, lr=3e-3, **still)
-    train(family, module, pictures, tmp_path, TrainerSettings())
+    train(family, module, pictures, tmp_path, PretrainingSettings())
     losses = [part["loss"] for part in module.history]
     assert len(losses) == 15
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
@@ -206,7 +206,7 @@ def test_the_average_moves_towards_the_network(family, pictures):
 def test_the_momentum_rises_along_a_cosine(pictures, tmp_path, monkeypatch):
     used = []
     monkeypatch.setattr("experiments.miniature.contrastive.update_momentum", lambda own, other, m: used.append(m))
-    train("m", build("mocov3", momentum=0.9, images=96), pictures, tmp_path, TrainerSettings())
+    train("m", build("mocov3", momentum=0.9, images=96), pictures, tmp_path, PretrainingSettings())
     expected = [1 - 0.1 * (math.cos(math.pi * step / 5) + 1) / 2 for step in range(1, 6)]
     assert used[::2] == pytest.approx([*expected, 1.0])
 
@@ -225,7 +225,7 @@ def test_the_prototypes_are_frozen_during_the_warm_up(pictures, tmp_path):
     seen = []
     step = module.on_train_batch_end
     module.on_train_batch_end = lambda *args: (seen.append(module.projector.last_layer.weight_v.clone()), step(*args))
-    train("dino", module, pictures, tmp_path, TrainerSettings())
+    train("dino", module, pictures, tmp_path, PretrainingSettings())
     assert [torch.equal(value, before) for value in seen] == [True] * 3 + [False] * 3
 
 
@@ -280,7 +280,7 @@ def test_biases_and_norms_do_not_decay():
 @pytest.mark.parametrize("family", ["supervised", "dino", "mae"])
 def test_a_resumed_training_ends_with_the_same_weights(family, pictures, tmp_path, monkeypatch):
     whole = build(family)
-    train(family, whole, pictures, tmp_path / "whole", TrainerSettings(minutes=0))
+    train(family, whole, pictures, tmp_path / "whole", PretrainingSettings(minutes=0))
     cut = build(family)
     begin = cut.on_train_epoch_start
 
@@ -292,11 +292,11 @@ def test_a_resumed_training_ends_with_the_same_weights(family, pictures, tmp_pat
     monkeypatch.setattr(cut, "on_train_epoch_start", stop)
     (tmp_path / "cut").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train(family, cut, pictures, tmp_path / "cut", TrainerSettings(minutes=0))
+        train(family, cut, pictures, tmp_path / "cut", PretrainingSettings(minutes=0))
     assert (tmp_path / "cut" / "last.ckpt").exists()
     torch.manual_seed(99)
     resumed = build(family)
-    train(family, resumed, pictures, tmp_path / "cut", TrainerSettings(minutes=0))
+    train(family, resumed, pictures, tmp_path / "cut", PretrainingSettings(minutes=0))
     assert [part["loss"] for part in resumed.history] == [part["loss"] for part in whole.history]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name

@@ -22,7 +22,7 @@ from experiments.miniature.corpus import build_corpus, read_corpus
 from experiments.miniature.masked import MAE, SimMIM
 from experiments.miniature.module import Pretraining
 from experiments.miniature.pictures import Corpus, Pictures
-from experiments.miniature.pretraining import Job, PretrainingWorker, TrainerSettings
+from experiments.miniature.pretraining import Job, PretrainingSettings, PretrainingWorker
 from experiments.miniature.supervised import Supervised
 from itm.cli import command
 from itm.cli.folders import configs_folder
@@ -59,7 +59,7 @@ def train(cfg: dict[str, Any]) -> list[str]:
         corpus=corpus.digest,
         weights=Path(cfg["weights"] or WEIGHTS),
         state=Path(cfg["state"]).expanduser(),
-        trainer=TrainerSettings(recipe["accelerator"], recipe["precision"], cfg["minutes"]),
+        trainer=PretrainingSettings(recipe["accelerator"], recipe["precision"], cfg["minutes"]),
     )
     chosen = {name: scaled(models[name], recipe) for name in cfg["only"] or models}
     failed = worker.run([job(name, spec, len(corpus.classes)) for name, spec in chosen.items()])

@@ -41,7 +41,7 @@ class PretrainingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TrainerSettings:
+class PretrainingSettings:
     """Hardware settings of Lightning's trainer.
 
     Args:
@@ -55,7 +55,7 @@ class TrainerSettings:
     minutes: float = 1.0
 
 
-def train(name: str, module: Pretraining, pictures: Pictures, folder: Path, settings: TrainerSettings) -> None:
+def train(name: str, module: Pretraining, pictures: Pictures, folder: Path, settings: PretrainingSettings) -> None:
     """Train a network to the end, from its last checkpoint if one exists.
 
     Args:
@@ -204,7 +204,7 @@ class PretrainingWorker:
     corpus: str
     weights: Path
     state: Path
-    trainer: TrainerSettings = TrainerSettings()
+    trainer: PretrainingSettings = PretrainingSettings()
     patience: float = 10.0
 
     def run(self, jobs: list[Job]) -> dict[str, str]:

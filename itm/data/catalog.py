@@ -64,7 +64,7 @@ _CARS_LAYOUT = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """One dataset of the catalogue.
 
     Args:
@@ -224,30 +224,30 @@ def _elpv(root: Path, split: str, seed: int) -> Listing:
     return seeded_part(Listing([folder / row[0] for row in rows], labels, list(ELPV_CLASSES.values())), split, seed)
 
 
-CATALOG: Mapping[str, Entry] = {
-    "aircraft": Entry(partial(_files, "FGVCAircraft"), "non-commercial research use only"),
-    "caltech101": Entry(_caltech101, "CC BY 4.0"),
-    "cifar10": Entry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
-    "cifar100": Entry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
-    "clipart": Entry(partial(_drawn, "clipart"), "public domain"),
-    "decorative_fonts": Entry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
-    "digits": Entry(_digits, "CC BY 4.0"),
-    "dtd": Entry(partial(_files, "DTD"), "research use only"),
-    "elpv": Entry(_elpv, "CC BY-NC-SA 4.0"),
-    "fashion_mnist": Entry(_fashion_mnist, "MIT"),
-    "fashion_mnist_test": Entry(_fashion_mnist_test, "MIT"),
-    "flowers": Entry(partial(_files, "Flowers102"), "not stated by its authors"),
-    "food101": Entry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
-    "icon_themes": Entry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
-    "miniature_corpus": Entry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
-    "pets": Entry(partial(_files, "OxfordIIITPet", train="trainval"), "CC BY-SA 4.0"),
-    "stanford_cars": Entry(_cars, "non-commercial research use only"),
-    "sun397": Entry(_sun397, "not stated by its authors"),
-    "thai_digits": Entry(
+CATALOG: Mapping[str, CatalogEntry] = {
+    "aircraft": CatalogEntry(partial(_files, "FGVCAircraft"), "non-commercial research use only"),
+    "caltech101": CatalogEntry(_caltech101, "CC BY 4.0"),
+    "cifar10": CatalogEntry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
+    "cifar100": CatalogEntry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
+    "clipart": CatalogEntry(partial(_drawn, "clipart"), "public domain"),
+    "decorative_fonts": CatalogEntry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
+    "digits": CatalogEntry(_digits, "CC BY 4.0"),
+    "dtd": CatalogEntry(partial(_files, "DTD"), "research use only"),
+    "elpv": CatalogEntry(_elpv, "CC BY-NC-SA 4.0"),
+    "fashion_mnist": CatalogEntry(_fashion_mnist, "MIT"),
+    "fashion_mnist_test": CatalogEntry(_fashion_mnist_test, "MIT"),
+    "flowers": CatalogEntry(partial(_files, "Flowers102"), "not stated by its authors"),
+    "food101": CatalogEntry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "icon_themes": CatalogEntry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
+    "miniature_corpus": CatalogEntry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
+    "pets": CatalogEntry(partial(_files, "OxfordIIITPet", train="trainval"), "CC BY-SA 4.0"),
+    "stanford_cars": CatalogEntry(_cars, "non-commercial research use only"),
+    "sun397": CatalogEntry(_sun397, "not stated by its authors"),
+    "thai_digits": CatalogEntry(
         partial(_drawn, "script"),
         "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera",
     ),
-    "voc2007": Entry(_voc2007, "images from Flickr under Flickr's terms of use"),
+    "voc2007": CatalogEntry(_voc2007, "images from Flickr under Flickr's terms of use"),
 }
 """Datasets by the name that ``data=<name>`` takes."""
 
