@@ -61,7 +61,7 @@ class Recommendation:
         return self.sentence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """Result of :func:`estimate`; prints as a table, and a notebook shows it as one.
 
@@ -73,7 +73,7 @@ class Estimate:
 
     rankings: tuple[Ranking, ...]
     removed: Mapping[str, str] = field(default_factory=dict)
-    found: Report | None = field(default=None, repr=False)
+    found: Report | None = None
 
     @property
     def ranking(self) -> Ranking:
@@ -103,6 +103,9 @@ class Estimate:
 
     def __str__(self) -> str:
         return "\n".join([*(str(ranking) for ranking in self.rankings), str(self.recommendation), *self._notes()])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         frame = self.to_frame()
