@@ -187,7 +187,7 @@ def test_jobs_of_a_multirun_share_one_grid(run, image_folder, tmp_path, monkeypa
         ("grid.lr=[0]", ["grid.lr=0", "above 0"]),
         ("grid.weight_decay=[-1]", ["grid.weight_decay=-1"]),
         ("grid.seeds=[1.5]", ["grid.seeds=1.5", "whole number"]),
-        ("adaptation=ful", ["adaptation=ful", "'full'"]),
+        ("adaptation=ful", ["error: adaptation=ful", "'full'"]),
         ("protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("+protocol.epoch=3", ["protocol.epoch", "'protocol.epochs'"]),
         ("protocol.epochs=3", ["protocol.warmup_epochs=5", "protocol.epochs=3"]),

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,16 @@ def test_further_seeds_are_for_the_setting_that_the_chosen_images_prefer(select,
     trials = [replace(TRIAL, lr=lr, protocol=protocol) for lr in rows]
     records = [Record(trial, None, [{"epoch": 1, **rows[trial.lr]}]) for trial in trials]
     assert [(trial.lr, trial.seed) for trial in grid.repeats(records)] == [(lr, 1), (lr, 2)]
+
+
+@pytest.mark.parametrize("folder", ["miniature", "groundtruth"])
+def test_every_committed_record_counts_as_finished(folder):
+    store = TrialStore(Path(__file__).parents[1] / "experiments" / folder / "records")
+    records = store.read_all()
+    assert len(records) == len(list(store.root.glob("*/record.json"))) > 0
+    for record in records:
+        assert record.error is None
+        assert store.read(record.trial) == record, "the digest names the record's own folder"
 
 
 def test_a_lucky_seed_of_another_setting_is_not_the_best_trial():

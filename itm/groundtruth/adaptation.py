@@ -45,8 +45,7 @@ def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, se
         SettingError: If the mode is unknown, a number is below 1, the network does not suit the mode, or peft is
             missing.
     """
-    if mode not in ADAPTATIONS:
-        raise unknown("adaptation", mode, ADAPTATIONS)
+    check_adaptation(mode)
     for setting, value in (("rank", rank), ("prompts", prompts)):
         if value < 1:
             raise SettingError(f"{setting}={value}: expected 1 or more.")
@@ -64,12 +63,14 @@ def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, se
     return backbone
 
 
-def check_packages(mode: str) -> None:
-    """Refuse an adaptation whose package is missing or broken.
+def check_adaptation(mode: str) -> None:
+    """Refuse an adaptation that is not known, or whose package is missing or broken.
 
     Raises:
-        SettingError: With the command that installs the package, or the error of its import.
+        SettingError: With the allowed words, the command that installs the package, or the error of its import.
     """
+    if mode not in ADAPTATIONS:
+        raise unknown("adaptation", mode, ADAPTATIONS)
     if mode != "lora":
         return
     try:
@@ -98,7 +99,6 @@ def _add_lora(backbone: Backbone, rank: int) -> None:
         targets += layers
     if not any(target.endswith(".qkv") for target in targets):
         raise _not_a_transformer(backbone, "lora", "a transformer with a joint projection qkv")
-    check_packages("lora")
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), backbone.net)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, Strict
 
 from itm.core.settings import NonNegative, Positive, settings
-from itm.groundtruth.adaptation import check_packages
+from itm.groundtruth.adaptation import check_adaptation
 from itm.groundtruth.images import ImageSplits, default_select
 from itm.groundtruth.protocol import Adaptation, Protocol
 from itm.groundtruth.trials import Record, Trial, comparable_digest
@@ -66,9 +66,8 @@ class Grid:
         }
         if shared.get("select") is None:
             shared["select"] = default_select(str(data["name"]))
-        grid = cls(**settings["grid"], adaptation=settings["adaptation"], protocol=Protocol(**shared))
-        check_packages(grid.adaptation)  # now rather than in every trial
-        return grid
+        check_adaptation(settings["adaptation"])  # now rather than in every trial
+        return cls(**settings["grid"], adaptation=settings["adaptation"], protocol=Protocol(**shared))
 
     def trials(self, backbone: Backbone, images: ImageSplits) -> list[Trial]:
         """Return the trials of one model, seed by seed."""
