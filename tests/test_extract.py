@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from itm.core.errors import DataError, ItmError, SettingError, StoreError
+from itm.core.errors import DataError, ItmError, SettingError, StoreError, WorkerError
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import extract
 from itm.extraction.store import FeatureStore
@@ -270,8 +270,47 @@ def test_image_that_the_transform_refuses_is_named(images: ImageSet, store: Feat
 def test_killed_worker_is_explained(images: ImageSet, store: FeatureStore) -> None:
     backbone = TinyBackbone()
     backbone.transform = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment,return-value]
-    with pytest.raises(SettingError, match=r"workers=1: a decoding process ended early .*workers=0"):
+    with pytest.raises(WorkerError, match=r"workers=1: a decoding process ended early .*workers=0"):
         run(images, store, backbone, workers=1)
+
+
+@pytest.mark.parametrize("victim", [0, 5, 21])
+def test_one_killed_worker_costs_a_second_reading(
+    images: ImageSet, store: FeatureStore, tmp_path: Path, victim: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = run(images, FeatureStore(tmp_path / "other", shard_size=6)).features
+    backbone, mark = TinyBackbone(), tmp_path / "killed"
+    shown = images.image(victim).tobytes()
+    plain = backbone.transform
+
+    def kill_once(image: Image.Image) -> Tensor:
+        if image.tobytes() == shown and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(image)
+
+    backbone.transform = kill_once  # type: ignore[method-assign]
+    found = run(images, store, backbone, workers=2)
+    assert mark.exists()
+    assert torch.equal(found.features.x, expected.x)
+    assert torch.equal(found.features.y, expected.y)
+    assert "are read once more" in caplog.text
+
+
+def test_death_of_a_worker_that_is_noticed_in_a_forward_pass_is_not_the_model_s(
+    images: ImageSet, store: FeatureStore
+) -> None:
+    """Torch raises from a signal handler, in whatever the main process runs at that moment."""
+    backbone = TinyBackbone()
+
+    def interrupted(_: Tensor) -> tuple[Tensor, Tensor | None]:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    backbone.forward = interrupted  # type: ignore[method-assign,assignment]
+    with pytest.raises(WorkerError, match=r"workers=1: a decoding process ended early \(DataLoader worker"):
+        run(images, store, backbone, workers=1)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):  # without workers it is not about them
+        run(images, store, backbone, workers=0)
 
 
 def test_features_that_are_not_finite_are_kept_and_said(

@@ -26,6 +26,10 @@ class CheckpointError(ItmError):
     """Weights that are missing, unsafe to load, or do not fit the network."""
 
 
+class WorkerError(ItmError):
+    """Processes that decode images died; this says nothing about the images or the model."""
+
+
 class StoreError(ItmError):
     """The feature store cannot be read or written."""
 

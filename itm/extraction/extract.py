@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from itm.core.errors import DataError, SettingError, unknown
+from itm.core.errors import DataError, SettingError, WorkerError, unknown
 from itm.core.features import Features
 from itm.core.progress import show_progress
-from itm.extraction.loader import Batch, cores, decode
+from itm.extraction.loader import Batch, cores, decode, worker_errors
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def extract(
         progress: Whether to show a progress bar; the log tells the same where there is no terminal.
 
     Raises:
-        SettingError: If a setting cannot take its value on this machine, or decoding processes died.
+        SettingError: If a setting cannot take its value on this machine.
+        WorkerError: If decoding processes died twice; finished shards are kept.
         DataError: If an image cannot be read and ``on_error`` is ``"stop"``, or if none can be read.
         StoreError: If the store cannot be read or written.
     """
@@ -94,15 +96,21 @@ def extract(
     shards = store.read(key, total)
     if on_error == "stop":  # an image that was skipped once must be read now, or stop this extraction
         shards = {start: shard for start, shard in shards.items() if not shard.skipped}
-    missing = [span for span in store.spans(total) if span[0] not in shards]
-    if missing:
+    spans = store.spans(total)
+    cached = all(start in shards for start, _ in spans)
+    if not cached:
         store.prepare(key, total, shards.values())
         run = _Run(backbone, images, batch_size, workers, device, precision, on_error, progress)
-        with closing(run.shards(missing)) as extracted:  # ends the progress bar also when a write fails
-            for shard in extracted:
-                shards[shard.start] = store.write(key, shard)
-                store.describe(key, total, shards.values())
-    return _assemble(backbone, images, [shards[start] for start, _ in store.spans(total)], cached=not missing)
+        lost = ""
+        try:
+            run.fill(shards, spans, store, key)
+        except WorkerError as error:
+            lost = str(error)
+        if lost:
+            _log.warning("%s: %s The missing images are read once more.", backbone.name, lost)
+            gc.collect()  # ends the old loader; torch would report its dead worker again
+            run.fill(shards, spans, store, key)
+    return _assemble(backbone, images, [shards[start] for start, _ in spans], cached=cached)
 
 
 def _key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
@@ -131,6 +139,19 @@ class _Run:
     precision: str
     on_error: str
     progress: bool
+
+    def fill(self, shards: dict[int, Shard], spans: Sequence[Span], store: FeatureStore, key: FeatureKey) -> None:
+        """Extract the shards that are missing, write each one and add it to ``shards``.
+
+        Raises:
+            WorkerError: If a decoding process died; the shards that were written are kept.
+        """
+        missing = [span for span in spans if span[0] not in shards]
+        # closing ends the progress bar also when a write fails
+        with worker_errors(self.workers), closing(self.shards(missing)) as extracted:
+            for shard in extracted:
+                shards[shard.start] = store.write(key, shard)
+                store.describe(key, len(self.images), shards.values())
 
     def shards(self, spans: Sequence[Span]) -> Generator[Shard, None, None]:
         """Extract the shards one after the other."""

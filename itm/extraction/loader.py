@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from itm.core.errors import DataError, SettingError
+from itm.core.errors import DataError, WorkerError
 
 if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
@@ -59,7 +60,7 @@ def decode(
         The batches in the order given. Images that cannot be read are in ``errors``.
 
     Raises:
-        SettingError: If a worker died; the message names ``workers``.
+        RuntimeError: If a worker died, at any point of the main process: see :func:`worker_errors`.
     """
     map_ = map if workers else ThreadPoolExecutor(cores()).map  # Pillow decodes and resizes without the GIL
     loader = DataLoader(
@@ -72,7 +73,7 @@ def decode(
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # else the loader draws from the global random state
     )
-    return _naming_worker_death(iter(loader), workers)
+    return iter(loader)
 
 
 def cores() -> int:
@@ -111,14 +112,25 @@ def _ignore_interrupts(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends its workers
 
 
-def _naming_worker_death(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
+@contextmanager
+def worker_errors(workers: int) -> Iterator[None]:
+    """Turn the death of a decoding process in the block into one error.
+
+    Torch learns of it by a signal, whose handler raises wherever the main process happens to be: in a forward pass,
+    for example. The block has to hold everything that runs while workers live.
+
+    Raises:
+        WorkerError: If a worker died; the message names ``workers``.
+    """
     try:
-        yield from batches
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if not reason.startswith("DataLoader worker"):
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+        # a dead worker also breaks the pipe or the shared memory that a batch is read from
+        broken = isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) or "ancdata" in reason
+        if not workers or not (broken or reason.startswith("DataLoader worker")):
             raise
-        raise SettingError(
+        raise WorkerError(
             f"workers={workers}: a decoding process ended early ({reason}). It may have run out of memory or shared "
             "memory: lower workers or batch_size; workers=0 decodes without processes."
         ) from error

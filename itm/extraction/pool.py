@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from itm.core.errors import DataError, FeatureError, ItmError, StoreError
+from itm.core.errors import DataError, FeatureError, ItmError, StoreError, WorkerError
 from itm.core.features import Features
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
@@ -93,6 +93,7 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
         DataError: If an image cannot be read and ``data.on_error`` is ``stop``.
         FeatureError: If no model gave features.
         StoreError: If the store cannot be read or written.
+        WorkerError: If decoding processes died twice in the extraction of a model.
     """
     cfg = json.loads(settings)
     data = cfg["data"]
@@ -105,8 +106,8 @@ def features_of_zoo(settings: str) -> tuple[ImageSet, dict[str, Features], dict[
             backbone = load_backbone(name, **(spec or {}))
             _log.info("%s: %s", name, backbone.transform_text)
             done = _extract(backbone, images, cfg)
-        except (DataError, StoreError):
-            raise  # every other model would stumble on the same image or disk
+        except (DataError, StoreError, WorkerError):
+            raise  # every other model would stumble on the same image, disk or lack of memory
         except (ItmError, RuntimeError) as error:  # bad weights, or a forward pass that fails
             _log.error("%s: %s", name, error)
             failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
