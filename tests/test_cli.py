@@ -123,6 +123,16 @@ def test_a_config_calls_no_code_of_other_packages(place, target, tmp_path, capsy
     assert not mark.exists()
 
 
+def test_a_config_cannot_trust_itself(tmp_path, capsys):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ntrust: [os]\ntracking: {_target_: os.getcwd}"
+    Path("own/experiment/evil.yaml").write_text(text, encoding="utf-8")
+    for words in (["+experiment=evil"], ["-m", "+experiment=evil,ablation_loss"]):
+        with pytest.raises(SystemExit):
+            run(*TINY, "--config-dir", "own", *words, "hydra.sweep.dir=out", "data=digits", "data.limit=20")
+        assert "trust=['os']: a config sets it" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_package_of_one_s_own_may_be_named_when_it_is_trusted(tmp_path, monkeypatch):
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage" / "__init__.py").write_text("def build(): return 3", encoding="utf-8")

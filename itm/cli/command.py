@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging.config
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,14 +58,10 @@ def run(main: Callable[[], Any], config_name: str, usage: str | None = None, *, 
         sys.argv[1:] = [*flags, *data_overrides(overrides, sampled)]
         check_config(folder, config_name, flags, sys.argv[1 + len(flags) :])
         main()
-    except ValueError as error:
-        if not str(error).startswith("Unable to configure"):  # the words of logging.config
-            raise
-        _stop(SettingError(f"hydra.job_logging: {error} ({error.__cause__})."))
     except BrokenPipeError:  # `estimate.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ItmError, HydraException, OmegaConfBaseException, OSError) as error:
+    except Exception as error:
         _stop_for(error, folder, config_name)
     except KeyboardInterrupt:
         print("\nStopped. Finished work is kept; the same command continues from there.", file=sys.stderr)
@@ -130,9 +128,14 @@ def check_config(folder: Path, config_name: str, flags: Sequence[str], overrides
     if parsed.config_dir is not None:
         words.append(f"hydra.searchpath=['file://{Path(parsed.config_dir).resolve()}']")
     directory = Path(parsed.config_path).resolve() if parsed.config_path else folder
-    with initialize_config_dir(str(directory), version_base="1.3"):
-        cfg = compose(parsed.config_name or config_name, words, return_hydra_config=True)
-    trust = trusted(OmegaConf.select(cfg, "trust"))
+    try:
+        with initialize_config_dir(str(directory), version_base="1.3"):
+            cfg = compose(parsed.config_name or config_name, words, return_hydra_config=True)
+    except (ItmError, HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # Hydra raises what Python raises for some values, such as `trust.x=1`
+        raise SettingError(f"{' '.join(overrides)}: cannot be composed ({type(error).__name__}: {error}).") from error
+    trust = trusted(OmegaConf.select(cfg, "trust"), overrides)
     for group in ("hydra.callbacks", "scorer", "tracking"):
         node = OmegaConf.select(cfg, group)
         check_targets(group, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, trust)
@@ -187,11 +190,18 @@ def _stop_for(error: Exception, folder: Path, config_name: str) -> None:
         known = unresolved(error)
     if known is None and isinstance(error, HydraException):
         known = explain(error, folder, config_name, sys.argv[1:])
+    if known is None and isinstance(error, ValueError) and _is_from_logging(error):
+        known = SettingError(f"hydra.job_logging or hydra.hydra_logging: {error} ({error.__cause__}).")
     if known is None and isinstance(error, OSError) and error.filename is not None:
         known = SettingError(f"{error.filename}: cannot be read or written ({error.strerror}).")
     if known is None:
         raise error
     _stop(known)
+
+
+def _is_from_logging(error: Exception) -> bool:
+    """Return whether ``logging.config`` raised the error: Hydra passes it the user's values unchecked."""
+    return any(frame.filename == logging.config.__file__ for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _stop(error: ItmError) -> NoReturn:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +41,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         run: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
-    run["trust"] = trusted(run.get("trust"))
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else None
+    run["trust"] = trusted(run.get("trust"), words)
     return run
 
 
@@ -50,14 +52,20 @@ def unresolved(error: OmegaConfBaseException) -> SettingError:
     return SettingError(f"{key}: cannot be resolved ({str(error).strip().splitlines()[0]}); give it a value.")
 
 
-def trusted(packages: object) -> list[str]:
+def trusted(packages: object, words: Sequence[str] | None = None) -> list[str]:
     """Check the setting ``trust``: names of packages.
 
+    Args:
+        packages: The setting.
+        words: Overrides of the command line; None does not check where the setting comes from.
+
     Raises:
-        SettingError: If it is not a list of names.
+        SettingError: If it is not a list of names, or a config file sets it: a config cannot trust itself.
     """
-    if packages is None:
+    if not packages:
         return []
+    if words is not None and not any(re.match(r"\+*trust=", word) for word in words):
+        raise SettingError(f"trust={packages}: a config sets it; give it on the command line.")
     names = packages if isinstance(packages, Sequence) and not isinstance(packages, str) else [packages]
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
