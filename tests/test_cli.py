@@ -83,6 +83,10 @@ def _own_home(tmp_path, monkeypatch):
         ("budget=5", ["budget=5", "settings by name"]),
         ("budget.parameters=-1", ["budget.parameters=-1", "above 0"]),
         ("trust=[1]", ["trust=", "mypackage"]),
+        ("~seeds", ["~seeds", "seeds=null"]),
+        ("~data.on_error", ["~data.on_error"]),
+        ("trust.x=1", ["trust.x=1"]),
+        ("hydra.job_logging.version=x", ["hydra.job_logging", "x"]),
         ("--nothing", ["--nothing", "--help"]),
     ],
 )
@@ -175,7 +179,7 @@ def test_an_empty_home_is_as_good_as_none(monkeypatch):
 def test_help_shows_examples_choices_and_comments(capsys):
     run("--help")
     shown = capsys.readouterr().out
-    for words in ("python estimate.py data=/my/images", "demo, ", "logme", "# splits and the first of the seeds"):
+    for words in ("python estimate.py data=/my/images", "demo, ", "logme", "# seed of the splits and first of"):
         assert words in shown
 
 

@@ -124,6 +124,7 @@ def check_config(folder: Path, config_name: str, flags: Sequence[str], overrides
     given = OverridesParser.create().parse_overrides(list(overrides))
     for override in given:
         _check_choice(folder, override)
+        _check_removal(folder, override)
     words = [str(override.input_line) for override in given if not override.is_sweep_override()]
     if parsed.config_dir is not None:
         words.append(f"hydra.searchpath=['file://{Path(parsed.config_dir).resolve()}']")
@@ -153,6 +154,14 @@ def _check_choice(folder: Path, override: Override) -> None:
     for name in value if isinstance(value, list) else [value]:
         if not isinstance(name, str):
             raise SettingError(f"{key}={value}: expected the name of a config, as in configs/{key}.")
+
+
+def _check_removal(folder: Path, override: Override) -> None:
+    """Refuse to remove a setting that the code reads; models, scorers and Hydra's own settings may be removed."""
+    key = override.key_or_group
+    free = "/" in key or (folder / key).is_dir() or key.startswith(("zoo.", "scorer.", "tracking.", "hydra"))
+    if override.is_delete() and not free:
+        raise SettingError(f"~{key}: cannot be removed; give it a value, such as {key}=null.")
 
 
 def help_text(usage: str, folder: Path, config_name: str) -> str:

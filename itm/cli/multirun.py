@@ -195,10 +195,8 @@ class Standings(MultirunCallback):
             SystemExit: With status 2 if no job knew the ground truth.
         """
         if "true_accuracy" not in frame:
-            print(
-                f"error: {self.name}: no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>.",
-                file=sys.stderr,
-            )
+            reason = "no job knew true accuracies; set groundtruth=paper or groundtruth=<csv>."
+            print(f"error: {self.name}: {reason}", file=sys.stderr)
             raise SystemExit(2)
         rankings = frame.rename(columns={"name": "dataset"})
         rankings.to_csv(folder / f"{self.name}_rankings.csv", index=False)
