@@ -78,6 +78,8 @@ def _own_home(tmp_path, monkeypatch):
         ("scorer.itm=5", ["scorer.itm"]),
         ("trainer=null", ["trainer=None", "name of a config"]),
         ("scorer.itm._target_=builtins.open", ["scorer.itm._target_=builtins.open", "trust="]),
+        ("scorer.itm._target_=[itm.scorers.ITM]", ["scorer.itm._target_.0=itm.scorers.ITM"]),
+        ("scorer.itm._target_={a: 1}", ["scorer.itm._target_.a=1"]),
         ("models=[rsnet18]", ["models=rsnet18", "resnet18"]),
         ("models=5", ["models=5"]),
         ("budget=5", ["budget=5", "settings by name"]),

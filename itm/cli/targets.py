@@ -99,7 +99,7 @@ def check_targets(setting: str, values: object, trust: Sequence[str]) -> None:
     match = re.match(_GROUP, setting)
     allowed = (*ALLOWED[match[0]], *trust) if match else tuple(trust)
     for key, target in _targets(setting, values):
-        if not isinstance(target, str) or not _is_below(target, allowed):
+        if not key.endswith("_target_") or not isinstance(target, str) or not _is_below(target, allowed):
             raise _refused(key, target, allowed)
         try:
             found = get_object(target)
@@ -125,7 +125,8 @@ def check_logging(setting: str, values: object) -> None:
 
 
 def _targets(setting: str, values: object) -> Iterator[tuple[str, object]]:
-    return ((key, value) for key, value in _leaves(setting, values) if key.endswith("._target_"))
+    # a list or a mapping in its place is found as well, and refused
+    return ((key, value) for key, value in _leaves(setting, values) if "_target_" in key.split("."))
 
 
 def _leaves(setting: str, values: object) -> Iterator[tuple[str, object]]:
