@@ -71,13 +71,13 @@ def image_folder(tree: Tree) -> Path:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[..., Path]:
     """Runs estimate.py in this process, in an empty folder, and returns its output folder."""
     from itm.cli import estimate
-    from itm.extraction.pool import features_of_zoo
+    from itm.extraction.pool import extract_pool
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    features_of_zoo.cache_clear()
+    extract_pool.cache_clear()
 
     def go(*overrides: str, out: str = "out") -> Path:
         monkeypatch.setattr(sys, "argv", ["estimate.py", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}", *overrides])

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import itm
 from itm.cli.folders import configs_folder
 from itm.cli.models import resolve_models
-from itm.extraction.pool import features_of_zoo
+from itm.extraction.pool import extract_pool
 from itm.scorers import LogME
 
 MODELS = {"a": {"model": "test_resnet", "image_size": 32}, "b": {"model": "test_vit", "model_args": {"img_size": 32}}}
@@ -23,7 +23,7 @@ MODELS = {"a": {"model": "test_resnet", "image_size": 32}, "b": {"model": "test_
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch, one_thread):
     monkeypatch.setenv("ITM_HOME", str(tmp_path / "home"))
-    features_of_zoo.cache_clear()
+    extract_pool.cache_clear()
 
 
 def test_an_estimate_ranks_prints_and_writes(image_folder, tmp_path):

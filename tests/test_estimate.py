@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from itm.data.image_set import load_images
 from itm.extraction.extract import extract
-from itm.extraction.pool import features_of_zoo
+from itm.extraction.pool import extract_pool
 from itm.extraction.store import FeatureStore
 from itm.models.backbone import load_backbone
 from itm.scorers import PED
@@ -51,7 +52,7 @@ def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
     assert "Agreement" in page
     assert (out / "config.yaml").is_file()
 
-    features_of_zoo.cache_clear()
+    extract_pool.cache_clear()
     again = json.loads((run(f"data={photos}", *ZOO, *FAST, out="again") / "ranking.json").read_text("utf-8"))
     assert all(model["cached"] for model in again["models"].values())
     assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]
@@ -81,16 +82,39 @@ def test_ped_takes_the_features_of_source_data(run, photos, capsys):
         assert re.search(f"error: {words}", capsys.readouterr().err.replace("\n", " "))
 
 
-def test_a_failing_model_is_named_and_the_others_go_on(run, photos, capsys):
+@pytest.mark.parametrize("on_failure", ["stop", "skip"])
+def test_a_failing_model_is_named_and_the_others_go_on(run, photos, tmp_path, capsys, on_failure):
     (photos / "ant" / "0.png").write_bytes(b"no image")
-    out = run(f"data={photos}", *ZOO, "+zoo.c={model: resnet10t, checkpoint: gone.pt}", *FAST, "data.on_error=skip")
+    (tmp_path / "cut.pt").write_bytes(b"cut short")
+    broken = f"+zoo.c={{model: resnet10t, checkpoint: '{tmp_path / 'cut.pt'}'}}"
+    words = [f"data={photos}", *ZOO, broken, *FAST, "data.on_error=skip", f"on_failure={on_failure}"]
+    if on_failure == "stop":
+        with pytest.raises(SystemExit, match=r"error: no features: c; .*on_failure=skip"):
+            run(*words)
+    else:
+        run(*words)
+    out = tmp_path / "out"
     printed = capsys.readouterr().out
     assert "no score c" in printed
     assert "1 image(s) could not be read" in printed
     content = json.loads((out / "ranking.json").read_text("utf-8"))
-    assert "gone.pt" in content["failed"]["c"]
+    assert "cut.pt" in content["failed"]["c"]
     assert len(content["models"]["a"]["skipped"]) == 1
-    assert "gone.pt" in (out / "report.html").read_text("utf-8")
+    assert "cut.pt" in (out / "report.html").read_text("utf-8")
+
+
+def test_one_image_size_for_the_whole_zoo(run, photos):
+    out = run(f"data={photos}", *ZOO, *FAST, "image_size=48")
+    models = json.loads((out / "ranking.json").read_text("utf-8"))["models"]
+    assert {facts["input_size"] for facts in models.values()} == {48}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_missing_gpu_is_refused_before_any_image_is_read(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("data=nowhere/at/all", "trainer=v100")
+    assert stop.value.code == 2
+    assert "trainer.accelerator=cuda: " in capsys.readouterr().err
 
 
 def test_no_model_left_is_one_line(run, photos, capsys):

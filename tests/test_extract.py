@@ -329,9 +329,10 @@ def test_features_that_are_not_finite_are_kept_and_said(
     ("settings", "message"),
     [
         ({"device": "gpu"}, "device=gpu: not known"),
-        ({"device": "cpu:0"}, "device=cpu:0: not known.*cpu, cuda"),
+        ({"device": "mps"}, "device=mps: .*finds no Apple GPU; set device=cpu"),
+        ({"device": "cpu:0"}, "device=cpu:0: not known.*cpu, cuda, mps"),
         ({"precision": "fp16"}, "precision=fp16: not known.*16, 32, bf16"),
-        ({"precision": "16"}, "precision=16: .*bf16 or precision=32"),
+        ({"precision": "16"}, "precision=16: .*set precision=bf16 or 32"),
         ({"on_error": "ignore"}, "on_error=ignore: not known.*skip, stop"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"workers": -1}, "workers=-1"),
@@ -350,15 +351,17 @@ def test_settings_are_refused_by_name(
     ("count", "capability", "device", "precision", "message"),
     [
         (0, (9, 0), "cuda", "32", "device=cuda: .*set device=cpu"),
-        (2, (9, 0), "cuda:2", "32", "device=cuda:2: there are cuda:0 to cuda:1"),
-        (1, (7, 0), "cuda", "bf16", "precision=bf16: .*precision=16 or precision=32"),
+        (2, (9, 0), "cuda:2", "32", "device=cuda:2: this machine has cuda:0 to cuda:1"),
+        (1, (7, 0), "cuda", "bf16", "precision=bf16: .*set precision=16 or 32"),
     ],
 )
 def test_gpu_settings_are_refused_by_name(
     images: ImageSet, store: FeatureStore, monkeypatch: pytest.MonkeyPatch,
     count: int, capability: tuple[int, int], device: str, precision: str, message: str,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_90"])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     with pytest.raises(SettingError, match=message):
         run(images, store, device=device, precision=precision)

@@ -40,7 +40,7 @@ def fail(item: int) -> None:
 def test_errors_come_back_and_a_killed_process_is_noticed():
     with pytest.raises(FeatureError, match="model 1"):
         map_forked(fail, [1, 2], 2)
-    with pytest.raises(SettingError, match="jobs=2: a process was killed"):
+    with pytest.raises(SettingError, match="jobs=2: a worker process was killed"):
         map_forked(lambda _: os._exit(9), [1, 2], 2)
 
 

@@ -42,7 +42,7 @@ from experiments.miniature.supervised import Supervised
 from experiments.miniature.views import RandomViews
 from itm.cli import command
 from itm.core.errors import SettingError
-from itm.extraction.pool import features_of_zoo
+from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.models.backbone import load_backbone
 
 pytestmark = pytest.mark.miniature
@@ -462,9 +462,9 @@ def test_from_a_corpus_to_a_ranking(pretrain, pictures, tmp_path):
         "store": str(tmp_path / "features"),
         "seed": 0,
     }
-    _, pool, _, failed = features_of_zoo(json.dumps(settings))
-    assert not failed
-    assert set(itm.rank(pool, "logme").order) == set(zoo)
+    pool = extract_pool(ExtractionSettings.from_run(settings))
+    assert not pool.failed
+    assert set(itm.rank(pool.features, "logme").order) == set(zoo)
 
 
 @pytest.mark.parametrize(

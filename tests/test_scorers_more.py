@@ -536,8 +536,8 @@ def test_settings_that_cannot_be_are_refused(build: object, message: str) -> Non
 
 
 class Facts:
-    def __init__(self, num_parameters: int, source_accuracy: float | None) -> None:
-        self.num_parameters, self.source_accuracy = num_parameters, source_accuracy
+    def __init__(self, parameters: int, source_accuracy: float | None) -> None:
+        self.parameters, self.source_accuracy = parameters, source_accuracy
 
 
 def test_priors_of_size_and_source_accuracy() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from itm.core.errors import ItmError
 from itm.core.features import Features
-from itm.extraction.pool import SETTINGS, features_of_zoo
+from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.report.figures import Figure, save
 from itm.scorers import ITM
 
@@ -49,8 +48,9 @@ class Analyse(Callback):
             raise SystemExit(2) from error
 
     def _take(self, config: DictConfig) -> None:
-        settings = {key: _plain(config, key) for key in SETTINGS}
-        _, pool, _, _ = features_of_zoo(json.dumps(settings))
+        keys = ("data", "zoo", "trainer", "store", "seed")
+        settings = ExtractionSettings.from_run({key: _plain(config, key) for key in keys})
+        pool = extract_pool(settings).features
         folder = Path(config.hydra.sweep.dir if self.shared else config.hydra.runtime.output_dir)
         scorer = instantiate(config.scorer.itm, seed=config.seed)
         frame, figure = self.look(pool, scorer, str(config.data.name), folder)
@@ -59,7 +59,7 @@ class Analyse(Callback):
         _show(self.name, frame)
         print(f"Table and figure: {folder / self.name}.csv, {png}")
         if "_target_" in config.tracking:
-            instantiate(config.tracking).log_table(self.name, frame, [png], folder, {"data": settings["data"]})
+            instantiate(config.tracking).log_table(self.name, frame, [png], folder, {"data": settings.data})
 
 
 def _plain(config: DictConfig, key: str) -> Any:

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import Field
 
 from itm.cli.models import Models, resolve_models, within_budget
 from itm.cli.pipeline import run_estimate
+from itm.core.devices import Accelerator, Precision
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
-from itm.extraction.extract import OnError, Precision
+from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.ranking import Ranking, by_name
 from itm.report.report import Report, verdict
@@ -38,7 +39,7 @@ class _Arguments:
     groundtruth: str | Path | None
     on_error: OnError
     store: str | Path | None
-    device: Literal["cpu", "cuda"]
+    device: Accelerator
     precision: Precision
     batch_size: Count
     workers: Annotated[int, Field(ge=0)] | None
@@ -140,7 +141,7 @@ def estimate(
     groundtruth: str | Path | None = "shipped",
     on_error: OnError = "stop",
     store: str | Path | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Accelerator = "cpu",
     precision: Precision = "32",
     batch_size: int = 64,
     workers: int | None = None,
@@ -162,7 +163,7 @@ def estimate(
         groundtruth: ``"shipped"``, ``"paper"``, a CSV file or None: accuracies to compare the ranking with.
         on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
         store: Folder of the stored features; ``$ITM_HOME/features`` or ``~/.cache/itm/features`` where not given.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"``, ``"16"`` or ``"bf16"``, of the extraction.
         batch_size: Images of a forward pass.
         workers: Processes that decode images.

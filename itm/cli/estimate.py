@@ -7,6 +7,7 @@ python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
 """
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,10 +19,20 @@ from itm.cli import command
 from itm.cli.folders import configs_folder
 from itm.cli.targets import build, resolved
 
+_failed: list[str] = []  # models without features, of every job of a multirun
+
 
 def main() -> None:
-    """Run the command line ``estimate.py`` or ``itm-estimate``."""
+    """Run the command line ``estimate.py`` or ``itm-estimate``.
+
+    Raises:
+        SystemExit: With status 1 if a model has no features and ``on_failure`` is ``stop``.
+    """
+    _failed.clear()
     command.run(job, "estimate", __doc__, sampled=True)
+    if _failed:
+        names = ", ".join(dict.fromkeys(_failed))
+        sys.exit(f"error: no features: {names}; the report has the reasons. on_failure=skip accepts that.")
 
 
 @hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="estimate")
@@ -34,7 +45,7 @@ def job(cfg: DictConfig) -> None:
 def estimate(cfg: DictConfig, output: Path) -> None:
     """Rank the models that the config names on its images; print and write the report."""
     # imported here: torch takes longer than `--help` and the mistakes in a command line need
-    from itm.cli.models import resolve_models, within_budget
+    from itm.cli.models import resolve_models, with_image_size, within_budget
     from itm.cli.pipeline import run_estimate
     from itm.cli.settings import check_estimate
     from itm.core.console import console
@@ -42,6 +53,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     run = resolved(cfg)
     check_estimate(run)
     zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"])
+    zoo = with_image_size(zoo, run["image_size"])
     limits = {name: limit for name, limit in run["budget"].items() if limit is not None}
     run["zoo"], removed = within_budget(zoo, limits, run["data"], run["seed"])
     cfg.zoo = run["zoo"]  # callbacks and config.yaml have the models of this run
@@ -58,3 +70,5 @@ def estimate(cfg: DictConfig, output: Path) -> None:
         if tracked is not None:
             tracked.log(report)
             print(f"W&B run: {tracked.folder}")
+    if run["on_failure"] == "stop":
+        _failed.extend(report.failed)

@@ -40,6 +40,15 @@ def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]
     return {name: {"pretrained": pretrained} for name in names}
 
 
+def with_image_size(zoo: Mapping[str, Mapping[str, Any] | None], image_size: int | None) -> dict[str, dict[str, Any]]:
+    """Return the entries with one image size for all; None keeps each entry's own."""
+    entries = {name: dict(entry or {}) for name, entry in zoo.items()}
+    if image_size is not None:
+        for entry in entries.values():
+            entry["image_size"] = image_size
+    return entries
+
+
 def within_budget(
     zoo: dict[str, dict[str, Any]], budget: Mapping[str, Any] | Budget | None, data: Mapping[str, Any], seed: int
 ) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:

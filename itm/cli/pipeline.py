@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from itm.core.errors import SettingError, unknown
 from itm.core.parallel import processes
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
-from itm.extraction.pool import SETTINGS, features_of_zoo
+from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.ranking.ranking import rank_all
 from itm.ranking.source import with_source_features
 from itm.report.report import Report
@@ -35,13 +34,13 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Repor
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
-    extraction = {key: run[key] for key in SETTINGS}
-    images, pool, candidates, failed = features_of_zoo(json.dumps(extraction))
+    extraction = ExtractionSettings.from_run(run)
+    pool = extract_pool(extraction)
     scorers = with_source_features(scorers, run["source"], extraction)
     jobs = run["jobs"] or processes()
-    rankings, left_out = rank_all(pool, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
-    compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(candidates, truth))
-    return Report(images, rankings, candidates, failed, left_out, run, compared)
+    rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
+    compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(pool.candidates, truth))
+    return Report(pool.images, rankings, pool.candidates, pool.failed, left_out, run, compared)
 
 
 def check_optimised(metric: str | None, scorers: Mapping[str, Scorer], truth: Truth | None) -> None:

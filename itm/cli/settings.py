@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from itm.core.devices import Accelerator, Precision, check_device
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
-from itm.extraction.extract import OnError, Precision
+from itm.extraction.extract import OnError
 from itm.groundtruth.protocol import Keep
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """First of the seeds; scikit-learn takes none above 2**32."""
 Limit = Annotated[int, Field(ge=2)] | None
+OnFailure = Literal["stop", "skip"]
+"""What a model without features does to the exit status of ``estimate.py``."""
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 """A text that is not blank."""
 Workers = Annotated[int, Field(ge=0, le=1024)] | None
@@ -44,7 +47,7 @@ class SourceSettings:
 class TrainerSettings:
     """Settings ``trainer`` of both commands."""
 
-    accelerator: Literal["cpu", "cuda"] = "cpu"
+    accelerator: Accelerator = "cpu"
     precision: Precision = "32"
     batch_size: Annotated[int, Field(ge=1, le=2**20)] = 64
     workers: Workers = None
@@ -62,6 +65,8 @@ class EstimateSettings:
     models: Text | list[Text] | None = None
     pretrained: bool = True
     optimise: Text | None = None
+    on_failure: OnFailure = "stop"
+    image_size: Count | None = None
 
 
 @settings("")
@@ -89,7 +94,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
     _check(EstimateSettings, "", run)
     _check(DataSettings, "data", run.get("data"))
     _check(SourceSettings, "source", run.get("source"))
-    _check(TrainerSettings, "trainer", run.get("trainer"))
+    _check_trainer(run.get("trainer"))
     _check_mapping("budget", run.get("budget"))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
     _check_entries("scorer", run.get("scorer"), "scorer=[itm]")
@@ -118,6 +123,17 @@ def _check(kind: type, group: str, node: object) -> None:
     if "precision" in values:
         values["precision"] = str(values["precision"])  # a command line gives the number 16
     kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+
+
+def _check_trainer(node: object) -> None:
+    _check(TrainerSettings, "trainer", node)
+    trainer = _check_mapping("trainer", node)
+    check_device(
+        str(trainer.get("accelerator", "cpu")),
+        str(trainer.get("precision", "32")),
+        accelerator="trainer.accelerator",
+        prefix="trainer.",
+    )
 
 
 def _check_mapping(group: str, node: object) -> Mapping[str, Any]:

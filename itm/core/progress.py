@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar in a terminal, now and then a line in the log elsewhere."""
+"""Progress of long computations: a bar in a terminal, a line in the log every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def show_progress(name: str, total: int, show: bool = True, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Tell of progress on the standard error: done and total, speed, time left.
+    """Show progress on the standard error: done and total, speed, time left.
 
     Args:
-        name: What is being done.
+        name: Title of the computation.
         total: Number of steps.
-        show: Whether to draw a bar; the log tells instead where there is no terminal or none is wanted.
-        unit: What a step is.
+        show: Whether to draw a bar; without one, or without a terminal, the log has lines.
+        unit: Plural noun of a step.
 
     Yields:
-        A function to call with the number of steps that were done since the last call.
+        A function to call with the number of steps done since the last call.
     """
     console = Console(stderr=True)
     if not (show and console.is_terminal):
@@ -36,6 +36,14 @@ def show_progress(name: str, total: int, show: bool = True, unit: str = "images"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(unit), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
         yield partial(bar.advance, bar.add_task(name, total=total))
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people: ``"40 s"``, ``"12 min"`` or ``"3 h 05 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class _Speed(ProgressColumn):
@@ -50,10 +58,10 @@ class _Speed(ProgressColumn):
 class _Logged:
     def __init__(self, name: str, total: int, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
-        self.done, self.told = 0, time.monotonic()
+        self.done, self.logged = 0, time.monotonic()
 
     def advance(self, count: int) -> None:
         self.done += count
-        if time.monotonic() - self.told >= _LOG_EVERY:
-            self.told = time.monotonic()
+        if time.monotonic() - self.logged >= _LOG_EVERY:
+            self.logged = time.monotonic()
             _log.info("%s: %d of %d %s", self.name, self.done, self.total, self.unit)

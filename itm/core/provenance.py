@@ -1,4 +1,4 @@
-"""Where a number comes from: code, versions and machine, as plain values for a record."""
+"""Provenance of a number: commit, versions, device and memory, as plain values for a record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -16,11 +17,12 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning")
+PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning")
+"""Packages whose versions decide numbers."""
 
 
 def facts(accelerator: str) -> dict[str, Any]:
-    """All of it, with the most memory in use and the time."""
+    """Return versions, commit, device, host, peak memory in bytes, and the time."""
     return {
         "peak_memory": peak_memory(accelerator),
         "device": device(accelerator),
@@ -31,10 +33,10 @@ def facts(accelerator: str) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Version of Python and of each package that decides numbers."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python, of the packages that are installed, and of CUDA where torch was built with it."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
@@ -42,9 +44,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """Git commit of this package's sources, ``-dirty`` behind it where they were altered; None where git has none."""
+    """Return the git commit of this package's sources, with ``-dirty`` if they were changed; None outside a clone."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:  # a package that was installed below somebody else's repository is no part of it
+    try:  # a package that was installed inside another repository is not part of that repository
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
         describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
@@ -53,14 +55,14 @@ def commit() -> str | None:
 
 
 def device(accelerator: str) -> str:
-    """The GPU's name, or the processor's with the number of threads in use."""
+    """Return the name of the GPU, or of the processor with the number of threads in use."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def reset_peak_memory(accelerator: str) -> None:
-    """Begin to count anew what :func:`peak_memory` tells, where the system can (Linux, CUDA)."""
+    """Reset the counter that :func:`peak_memory` returns, where the system can (Linux, CUDA)."""
     if accelerator == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -69,7 +71,7 @@ def reset_peak_memory(accelerator: str) -> None:
 
 
 def peak_memory(accelerator: str) -> int:
-    """Most memory in use at once since the last reset, bytes: the GPU's, or that of this whole process."""
+    """Return the most memory in use at once since the last reset, in bytes: of the GPU, or of this process."""
     if accelerator == "cuda":
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,7 +18,7 @@ class ModelFacts(Protocol):
     """What a backbone knows of itself; :class:`itm.models.backbone.Backbone` is one."""
 
     @property
-    def num_parameters(self) -> int:
+    def parameters(self) -> int:
         """Number of parameters without the source head."""
 
     @property
@@ -35,7 +35,7 @@ def parameter_count(models: Mapping[str, ModelFacts]) -> dict[str, float]:
     Returns:
         A positive number by model name; larger is expected to be better.
     """
-    return {name: float(model.num_parameters) for name, model in models.items()}
+    return {name: float(model.parameters) for name, model in models.items()}
 
 
 def source_accuracy(models: Mapping[str, ModelFacts]) -> dict[str, float]:

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from itm.core.devices import DTYPES, Precision, check_device
 from itm.core.errors import DataError, SettingError, WorkerError, unknown
 from itm.core.features import Features
+from itm.core.parallel import default_workers
 from itm.core.progress import show_progress
-from itm.extraction.loader import Batch, cores, decode, worker_errors
+from itm.extraction.loader import Batch, decode, worker_errors
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
     from itm.models.backbone import Backbone
 
-Precision = Literal["32", "bf16", "16"]
 OnError = Literal["stop", "skip"]
 Span = tuple[int, int]  # first image of a shard, one past its last
 
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +77,7 @@ def extract(
         workers: Processes that decode images while the network runs; 0 decodes each batch before its forward pass, on
             one thread per core. None takes 0 on the CPU, where a network beside other processes waits for them more
             than it gains, and with a GPU one per core but one, at most 16.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:<number>"`` or ``"mps"`` (Apple's GPUs).
         precision: ``"32"``, or mixed precision with ``"bf16"`` or ``"16"``. Features are float32 in any case.
         on_error: What an image that cannot be read does: ``"stop"`` the extraction, or ``"skip"`` its row.
         progress: Whether to show a progress bar; the log tells the same where there is no terminal.
@@ -90,7 +90,7 @@ def extract(
     """
     precision = str(precision)  # type: ignore[assignment]  # YAML and command lines give the number 32
     if workers is None:
-        workers = 0 if device == "cpu" else min(max(1, cores() - 1), 16)
+        workers = default_workers(device)
     _check_settings(batch_size, workers, device, precision, on_error)
     key, total = _key(backbone, images, precision), len(images)
     shards = store.read(key, total)
@@ -201,7 +201,7 @@ class _Run:
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         autocast = torch.autocast(
-            torch.device(self.device).type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES
+            torch.device(self.device).type, dtype=DTYPES.get(self.precision), enabled=self.precision in DTYPES
         )
         with torch.inference_mode(), autocast:
             images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -244,22 +244,4 @@ def _check_settings(batch_size: int, workers: int, device: str, precision: str, 
         raise SettingError(f"workers={workers}: expected 0 or more processes.")
     if on_error not in get_args(OnError):
         raise unknown("data.on_error", on_error, get_args(OnError))
-    if precision not in get_args(Precision):
-        raise unknown("precision", precision, get_args(Precision))
-    kind, _, number = device.partition(":")
-    if device != "cpu" and kind != "cuda":
-        raise unknown("device", device, ("cpu", "cuda"))
-    if kind == "cpu" and precision == "16":
-        raise SettingError("precision=16: float16 is for GPUs; on device=cpu set precision=bf16 or precision=32.")
-    if kind == "cuda":
-        _check_cuda(device, number, precision)
-
-
-def _check_cuda(device: str, number: str, precision: str) -> None:
-    count = torch.cuda.device_count()
-    if not count:
-        raise SettingError(f"device={device}: torch {torch.__version__} finds no CUDA device; set device=cpu.")
-    if number and not (number.isdigit() and int(number) < count):
-        raise SettingError(f"device={device}: there are cuda:0 to cuda:{count - 1}.")
-    if precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise SettingError("precision=bf16: this GPU has no bfloat16 units; set precision=16 or precision=32.")
+    check_device(device, precision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from itm.core.errors import DataError, WorkerError
+from itm.core.parallel import cores
 
 if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
@@ -74,11 +74,6 @@ def decode(
         generator=torch.Generator(),  # else the loader draws from the global random state
     )
     return iter(loader)
-
-
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Decoding(Dataset[Batch]):

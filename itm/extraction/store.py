@@ -14,7 +14,6 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from itm.core.errors import StoreError
 from itm.core.files import folder_name, json_digest, storage_errors, write_atomic
+from itm.core.provenance import versions
 
 FORMAT = 1
 """Version of the files and of how images become values; part of every key, so another version's files are not seen."""
@@ -182,7 +182,7 @@ class FeatureStore:
         if shard.logits is not None:
             tensors["logits"] = shard.logits
         facts = {"start": shard.start, "stop": shard.stop, "skipped": dict(shard.skipped), "seconds": shard.seconds}
-        metadata = {"key": key.digest, "shard": json.dumps(facts), "versions": json.dumps(_versions())}
+        metadata = {"key": key.digest, "shard": json.dumps(facts), "versions": json.dumps(versions())}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         stored = replace(shard, sha256=hashlib.sha256(content).hexdigest())
         self._write(self.folder(key) / stored.file, content)
@@ -199,7 +199,7 @@ class FeatureStore:
         done = sum(shard.stop - shard.start for shard in shards)
         manifest = {
             "key": asdict(key) | {"digest": key.digest},
-            "versions": _versions(),
+            "versions": versions(),
             "complete": done == total,
             "images": total,
             "images_done": done,
@@ -246,11 +246,3 @@ def _metadata(content: bytes) -> dict[str, str]:
     length = int.from_bytes(content[:8], "little")
     metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     return metadata
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in ("itm", "torch", "timm"):
-        with suppress(PackageNotFoundError):  # timm need not be there to read features
-            versions[package] = version(package)
-    return versions

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
+from itm.core.devices import Precision
 from itm.core.errors import SettingError
 from itm.core.settings import Count, NonNegative, settings
 
@@ -15,7 +16,6 @@ Adaptation = Literal["full", "linear", "lora", "vpt", "vpt_deep", "bitfit"]
 """Weights of the backbone that train, see :mod:`itm.groundtruth.adaptation`."""
 Schedule = Literal["cosine", "constant"]
 """Course of the learning rate after the warm-up."""
-Precision = Literal["32", "bf16", "16"]
 """Number format of the forward and backward passes."""
 Select = Literal["test", "validation"]
 """The images that choose the best epoch and the best setting."""

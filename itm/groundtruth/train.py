@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from itm.core import provenance
+from itm.core.devices import Precision
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
@@ -27,7 +28,6 @@ from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
-from itm.groundtruth.protocol import Precision
 from itm.groundtruth.trials import Record, Trial, TrialStore
 from itm.models.backbone import Backbone
 
@@ -134,6 +134,8 @@ def _free(hardware: Hardware) -> None:
     gc.collect()  # the tensors are in reference cycles
     if hardware.accelerator == "cuda":
         torch.cuda.empty_cache()
+    elif hardware.accelerator == "mps":
+        torch.mps.empty_cache()
 
 
 @dataclass

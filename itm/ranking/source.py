@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from itm.core.errors import DataError, SettingError
-from itm.extraction.pool import features_of_zoo
+from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.scorers import Scorer
 
 
 def with_source_features(
-    scorers: Mapping[str, Scorer], source: Mapping[str, Any], extraction: Mapping[str, Any]
+    scorers: Mapping[str, Scorer], source: Mapping[str, Any], extraction: ExtractionSettings
 ) -> dict[str, Scorer]:
     """Give the features of source data to the scores that lack them, such as :class:`itm.scorers.PED`.
 
     Args:
         scorers: Scores by the name of their ranking.
         source: ``name`` of the dataset, None for none, and ``limit``.
-        extraction: A run's :data:`SETTINGS`; the images that it names are not touched.
+        extraction: Settings of the run's own extraction; only its ``data`` is replaced.
 
     Returns:
         The scores in their order; nothing is extracted where all have what they need, or ``source`` names nothing.
@@ -34,8 +33,9 @@ def with_source_features(
         return dict(scorers)
     plain = {"range": None, "bands": None}  # of the run's own images
     try:
-        _, pool, *_ = features_of_zoo(json.dumps({**extraction, "data": {**extraction["data"], **plain, **source}}))
+        settings = replace(extraction, data={**extraction.data, **plain, **source})
+        pool = extract_pool(settings).features
     except (DataError, SettingError) as error:
-        told = str(error).replace("data.limit=", "source.limit=")
-        raise type(error)(f"source.name={source['name']}: {told}") from error
+        message = str(error).replace("data.limit=", "source.limit=")
+        raise type(error)(f"source.name={source['name']}: {message}") from error
     return {**scorers, **{name: replace(scorers[name], source=pool) for name in lacking}}  # type: ignore[call-arg]
