@@ -216,7 +216,8 @@ def test_console_shows_scores_over_priors(report: Report) -> None:
     report.show(console)
     text = console.export_text()
     places = [
-        text.index(word) for word in ("Scores on", "Against the true accuracy", "tau_w scipy", "prior: parameters")
+        text.index(word)
+        for word in ("Scores (place) on", "Against the true accuracy", "tau_w scipy", "prior: parameters")
     ]
     assert places == sorted(places)
     assert "…" not in text

@@ -1,10 +1,12 @@
-"""A run's findings as words, tables, pages and figures."""
+"""Reports: the decision, tables, files, the page and figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
+import os
 import re
 
 import pandas as pd
@@ -13,26 +15,54 @@ import torch
 from rankings import candidate, ranking
 from rich.console import Console
 
+from itm.core.errors import StoreError
 from itm.data.image_set import load_images
+from itm.extraction.pool import Candidate
 from itm.report import figures
-from itm.report.console import scores_tables
-from itm.report.report import Candidate, Report, agreement, verdict
-from itm.scorers import ITM, LogME
+from itm.report.console import ranking_tables, scores_tables
+from itm.report.decision import agreement, decision, verdict, warnings
+from itm.report.output import check_writable, csv_safe, write_csv
+from itm.report.page import sample_images
+from itm.report.report import Report
+from itm.scorers import LogME
+
+LEADS = "a: by itm it leads b by"
 
 
 @pytest.mark.parametrize(
     ("runs", "words"),
     [
-        ({"a": (0.9, 0.92), "b": (0.5, 0.52)}, "a leads b by 0.4, 28.3 times the spread over seeds: a clear lead"),
-        ({"a": (0.5, 0.7), "b": (0.5, 0.6)}, "a leads b by 0.05, 0.4 times the spread over seeds: too close to call"),
-        ({"a": (0.9,), "b": (0.5,)}, "a leads b by 0.4."),
-        ({"a": (0.9,)}, "one model only"),
-        ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a and b share the first place."),
-        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b and c share the first place."),
+        ({"a": (0.9, 0.92), "b": (0.5, 0.52)}, f"{LEADS} 0.4, 28.3 times the spread over seeds: a clear lead."),
+        ({"a": (0.5, 0.7), "b": (0.5, 0.6)}, f"{LEADS} 0.05, 0.4 times the spread over seeds: too close to call."),
+        ({"a": (0.9,), "b": (0.5,)}, f"{LEADS} 0.4 (no spread over seeds to compare with)."),
+        ({"a": (0.9,)}, "a: the only model with a score of itm; nothing to compare it with."),
+        ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a or b: by itm they share the first place."),
+        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b or c: by itm they share the first place."),
+        ({"a": (0.1 + 0.2, 0.3), "b": (0.3, 0.3)}, "a or b: by itm they share the first place."),
+        (
+            {"a": (0.5, 0.5), "b": (0.1 + 0.2, 0.3)},
+            f"{LEADS} 0.2 (no spread over seeds to compare with).",
+        ),
     ],
 )
-def test_verdict_measures_the_lead_against_the_spread(runs, words):
-    assert words in verdict(ranking(**runs))
+def test_the_decision_measures_the_lead_against_the_spread(runs, words):
+    assert decision(ranking(**runs)) == f"Fine-tune {words}"
+
+
+def test_the_verdict_on_a_further_score_names_it():
+    assert verdict(ranking(LogME(), a=(2.0,), b=(1.0,))).startswith("logme: a leads b by 1")
+    assert verdict(ranking(LogME(), a=(2.0,), b=(2.0,))) == "logme: a and b share the first place."
+    assert "nothing to compare" in verdict(ranking(LogME(), a=(2.0,)))
+
+
+def test_warnings_name_controls_rare_classes_and_unreadable_images(image_folder):
+    images = load_images(image_folder)
+    control = candidate(pretraining="none (randomly initialised control)", skipped=("x.png: damaged",))
+    found = warnings(images, ranking(a=(0.9,), b=(0.5,)), {"a": control, "b": candidate()})
+    assert "untrained control is in the upper half (a)" in found[0]
+    assert "fewer than 10 images" in found[1]
+    assert "1 image(s) could not be read" in found[2]
+    assert len(warnings(images, ranking(b=(0.9,), a=(0.5,)), {"a": candidate(), "b": candidate()})) == 1
 
 
 def test_agreement_is_over_the_models_that_both_scored():
@@ -52,7 +82,10 @@ def report(image_folder) -> Report:
     ]
     models = {"a": candidate(), "b": candidate(skipped=("x.png: damaged",), source_accuracy=75.1)}
     left_out = {"leep": "a: no source logits"}
-    return Report(load_images(image_folder), rankings, models, {"c<i>": "zoo.c[1]: no file"}, left_out, {"seed": 0})
+    return Report(
+        load_images(image_folder), rankings, models, {"c<i>": "zoo.c[1]: no file"}, left_out, {"seed": 0},
+        command="estimate.py data=x",
+    )  # fmt: skip
 
 
 def test_frame_has_a_row_per_scorer_and_model(report):
@@ -76,6 +109,82 @@ def test_files_hold_the_whole_report(report, tmp_path):
     assert "no source logits" in page
     assert page.count("the best value of a curve") == 1, "only one of the two scorers has curves"
     assert page.count("<th>± std</th>") == 1, "one seed has no deviation"
+    assert page.index("Read first") < page.index("Fine-tune a: by itm") < page.index("<table"), (
+        "the decision stands first"
+    )
+    assert 'href="ranking.csv"' in page
+    assert "estimate.py data=x" in page
+    assert not re.search(r"(src|href)=\"(?!data:|ranking\.)", page), "the page needs no other file"
+
+
+def test_names_are_safe_in_every_output(image_folder, tmp_path):
+    names = ["$a_$b", "=1+1", "[/]", "esc\x1b[31m", "half\udc80", "two\nlines", "<script>"]
+    runs = {name: (0.9 - 0.1 * place, 0.8 - 0.1 * place) for place, name in enumerate(names)}
+    found = Report(
+        load_images(image_folder),
+        [ranking(curve=True, **runs), ranking(LogME(), **runs)],
+        dict.fromkeys(names, candidate()),
+        settings={"zoo": names},
+    )
+    csv, js, html = found.write(tmp_path)
+    assert "'=1+1" in csv.read_text("utf-8")
+    assert json.loads(js.read_text("utf-8"))["rankings"][0]["entries"][4]["model"] == "half\udc80"
+    page = html.read_text("utf-8")
+    assert '<td class="name">&lt;script&gt;</td>' in page
+    assert "\x1b" not in page
+    console = Console(width=110, file=io.StringIO())
+    found.show(console)
+    text = console.file.getvalue()
+    assert all(name in text for name in ("$a_$b", "=1+1", "[/]", "esc\\x1b[31m"))
+    assert "\x1b" not in text
+    text.encode("utf-8")
+
+
+def test_a_figure_that_fails_costs_neither_scores_nor_page(report, tmp_path, monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(figures, "score_bars", fail)
+    *_, html = report.write(tmp_path / "one")
+    assert "Fine-tune a" in html.read_text("utf-8")
+    assert "no font" in caplog.text
+    monkeypatch.setattr("itm.report.page.to_html", fail)
+    assert [path.name for path in report.write(tmp_path / "two")] == ["ranking.csv", "ranking.json"]
+    assert "report.html: not written (no font)" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"hydra\.run\.dir: cannot write .*file"):
+        check_writable(tmp_path / "file" / "out")
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")  # noqa: PTH110
+def test_a_full_disk_is_a_storage_error_and_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_that_a_spreadsheet_would_run_get_an_apostrophe(tmp_path):
+    frame = pd.DataFrame({"model": ["=cmd()", "+1", "-x", "@y", "plain"], "score": [-1.5, 2, 3, 4, 5]})
+    write_csv(frame, tmp_path / "a.csv")
+    again = pd.read_csv(tmp_path / "a.csv")
+    assert list(again["model"]) == ["'=cmd()", "'+1", "'-x", "'@y", "plain"]
+    assert list(again["score"]) == [-1.5, 2, 3, 4, 5]
+    assert csv_safe("\t=1").startswith("'")
+
+
+def test_every_class_has_one_sample_image(image_folder):
+    images = load_images(image_folder)
+    assert [name for name, _ in sample_images(images)] == list(images.classes)
+    assert len(sample_images(images, classes=2)) == 2
 
 
 def test_console_shows_names_and_reasons_as_they_are(report):
@@ -89,20 +198,34 @@ def test_console_shows_names_and_reasons_as_they_are(report):
     assert "tau with itm" in text
 
 
-@pytest.mark.parametrize(("width", "parts"), [(80, 5), (120, 3), (250, 1)])
-def test_many_models_stand_in_tables_that_fit(width, parts):
+@pytest.mark.parametrize("width", [60, 110, 250])
+def test_many_models_and_scorers_stand_in_tables_that_fit(width):
     names = [f"mobilenetv{i:02}" for i in range(14)]
-    rankings = [ranking(scorer, **{name: (-i / 1e5,) for i, name in enumerate(names)}) for scorer in (ITM(), LogME())]
-    candidates = dict.fromkeys(names, candidate())
+    rankings = [
+        dataclasses.replace(ranking(**{name: (-i / 1e5,) for i, name in enumerate(names)}), label=f"label{k}")
+        for k in range(12)
+    ]
     console = Console(width=width, record=True, file=io.StringIO())
-    found = list(scores_tables(rankings, candidates, "digits", agreement(rankings)["itm"], {}, width))
+    taus = agreement(rankings)["label0"]
+    found = list(scores_tables(rankings, dict.fromkeys(names, candidate()), "digits", taus, {}, width))
     console.print(*found)
     text = console.export_text()
-    assert len(found) == text.count("logme ") == parts
-    assert [int(place) for row in re.findall("logme .*", text) for place in re.findall(r"\((\d+)\)", row)] == [
-        *range(1, 15)
-    ]
-    assert all(f" {name} " in text for name in names)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(text.count(f"label{k} ") == 1 + (k == 0) * len(found) for k in range(12))
+    assert text.count("mobilenetv13") == len(found)
+    assert len(re.findall(r" -1.300e-04 \(14\)", text)) == 12
+    assert "…" not in text
+
+
+def test_the_console_lists_the_best_of_a_large_pool():
+    names = [f"m{i:03}" for i in range(200)]
+    one = ranking(**{name: (1 - i / 200,) for i, name in enumerate(names)})
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(*ranking_tables(one, dict.fromkeys(names, candidate()), "digits", {}, 110))
+    text = console.export_text()
+    assert "the first 40 of 200 models" in text
+    assert "m039" in text
+    assert "m040" not in text
 
 
 @pytest.mark.parametrize("count", [1, 12])

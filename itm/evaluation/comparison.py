@@ -72,7 +72,7 @@ class TruthComparison:
     def notes(self) -> list[str]:
         """Return what a reader has to know about the numbers, one sentence each."""
         count, protocol = len(self.models), self.truth.protocol or "how they were trained is not recorded"
-        said = [f"True accuracies: {self.truth.source}, column {self.truth.column}; {protocol}."]
+        said = [f"True accuracies: {self.truth.source}, column {self.truth.column}; {protocol}.", self.truth.caution]
         if self.missing:
             said.append(f"Not compared, as the table lacks them: {', '.join(self.missing)}.")
         if not self.rows:
@@ -110,6 +110,7 @@ class TruthComparison:
             "source": self.truth.source,
             "column": self.truth.column,
             "protocol": self.truth.protocol,
+            "selection": self.truth.selection,
             "true_accuracy": self.accuracy,
             "missing": list(self.missing),
             "definitions": {"tau_w": "scipy.stats.weightedtau", "tau_w_paper": "formula of the ITM paper"},

@@ -1,4 +1,4 @@
-"""Where the true accuracies of a run come from: a table that fits its dataset and models, found before any work."""
+"""The true accuracies of a run: a table that fits its dataset and models, found before any work."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.groundtruth.tables import PAPER_COLUMN, load
 
 LEAST_MODELS = 3
-"""Fewer models than these have no order to speak of."""
+"""Fewest models that are compared: two have one of two orders by chance."""
 PAPER_PROTOCOL = (
     "full fine-tuning with AdamW for 100 epochs; test accuracy at the best of 6 settings of learning rate and weight"
     " decay (Zheng et al. 2025)"
 )
+ON_TEST = "best epoch and setting chosen on the test split (optimistic)"
+"""How the paper's accuracies and those of tables without a column ``selection`` were chosen."""
 RECORDED = {
     "adaptation": "adaptation",
     "epochs": "epochs",
@@ -30,7 +32,7 @@ RECORDED = {
     "weight_decay": "weight decay",
     "seed": "seed",
 }
-"""Columns of the cells beside a table that say how its models were trained, and the word for each."""
+"""Columns of the trials beside a table that say how its models were trained, and the word for each."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Truth:
         column: The dataset's column.
         source: ``"paper"`` or the file, as the user knows it.
         protocol: How the models were fine-tuned, in words; empty where it is not recorded.
+        selection: How the best epoch and setting were chosen, in words; empty where it is not recorded.
     """
 
     dataset: str
@@ -50,6 +53,14 @@ class Truth:
     column: str
     source: str
     protocol: str = ""
+    selection: str = ""
+
+    @property
+    def caution(self) -> str:
+        """A sentence on how the accuracies were chosen, for every place that shows them."""
+        if "test split" in self.selection:
+            return f"Of these: {self.selection}, by 0 to 1.5 points on the shipped tables and up to 3.2 for one model."
+        return f"Of these: {self.selection or 'it is not recorded on which images epoch and setting were chosen'}."
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -57,7 +68,7 @@ class Truth:
         return {str(model): float(value) for model, value in self.table[self.column].dropna().items()}
 
     def shared(self, models: Collection[str]) -> list[str]:
-        """Those of the models that have a true accuracy, in their order."""
+        """Return the models that have a true accuracy, in their order."""
         return [model for model in models if model in self.accuracy]
 
 
@@ -110,20 +121,22 @@ def _read(source: str, dataset: str) -> Truth | None:
     column = next((name for name in (dataset, PAPER_COLUMN.get(dataset)) if name in table.columns), None)
     if column is None:
         return None
-    protocol = PAPER_PROTOCOL if source == "paper" else _protocol(Path(source), column)
-    return Truth(dataset, table, column, source, protocol)
+    if source == "paper":
+        return Truth(dataset, table, column, source, PAPER_PROTOCOL, ON_TEST)
+    return Truth(dataset, table, column, source, *_protocol(Path(source), column))
 
 
-def _protocol(path: Path, dataset: str) -> str:
-    """What the cells beside a table have recorded of the fine-tuning, empty where there are none."""
+def _protocol(path: Path, dataset: str) -> tuple[str, str]:
+    """Read the fine-tuning and the split of selection from the trials beside a table; empty where there are none."""
     cells = path.with_name(f"{path.stem}_cells.csv")
     if not cells.is_file():
-        return ""
+        return "", ""
     try:
         frame = pd.read_csv(cells, dtype=str)
         rows = frame[frame["dataset"] == dataset]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{cells}: cannot be read as a table of cells ({error}); mend it or move it away.") from error
+        raise DataError(f"{cells}: cannot be read as a table of trials ({error}); fix or move it.") from error
     values = {word: rows[name].dropna().unique() for name, word in RECORDED.items() if name in rows}
     known = {word: " or ".join(v.removesuffix(".0") for v in found) for word, found in values.items() if len(found)}
-    return ", ".join(f"{word} {found}" for word, found in known.items())
+    chosen = sorted(set(rows["selection"].dropna())) if "selection" in rows else [ON_TEST]
+    return ", ".join(f"{word} {found}" for word, found in known.items()), "; ".join(chosen)

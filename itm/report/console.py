@@ -1,47 +1,40 @@
-"""Every table of the console."""
+"""Every table of a run on the console."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
-from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from itm.evaluation.comparison import TruthComparison
+from itm.core.console import cell, frame_tables, number_format, plain_table
+from itm.evaluation.comparison import Row, TruthComparison
 from itm.extraction.pool import Candidate
 from itm.ranking.ranking import Ranking
 
 Accuracy = Mapping[str, float]
-"""True accuracy by model, percent; empty where there is none."""
+"""True accuracy by model, percent; empty where it is not known."""
 
-_SCORE = len("  0.0123 (14)")
-_BESIDE_SCORES = len("  regularized_hscore  tau with")
+MOST_ROWS = 40
+"""Models that the console lists; the files have all of them."""
 
 
-def ranking_table(ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy) -> Table:
-    """One scorer's ranking, best first, with each model's facts."""
-    table = _plain_table(f"{ranking.name} on {escape(title)}")
-    known = ["true %"] * bool(truth)
-    _columns(table, "#", "<model", "score", *known, "params", "pixels", "dim", "extract s", "score s")
-    for place, entry in enumerate(ranking.entries, 1):
-        model = candidates[entry.model]
-        score = f"{entry.score:.4g}" if entry.std is None else f"{entry.score:.3f} ± {entry.std:.3f}"
-        table.add_row(
-            str(place),
-            escape(entry.model),
-            score,
-            *([_accuracy(truth, entry.model)] if truth else []),
-            f"{model.parameters / 1e6:.1f} M",
-            str(model.input_size),
-            str(model.dim),
-            f"{model.seconds:.1f}" + (" (stored)" if model.cached else ""),
-            f"{entry.seconds:.1f}",
-        )
-    return table
+def ranking_tables(
+    ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy, width: int
+) -> Iterator[Table]:
+    """Turn one scorer's ranking with each model's facts into tables, best first, that fit the width."""
+    models = ranking.order
+    facts = [candidates[model] for model in models]
+    frame = pd.DataFrame({"model": models, "score": _scores(ranking)})
+    if truth:
+        frame["true %"] = _numbers((truth.get(model) for model in models), ".2f")
+    frame["params"] = [f"{model.num_parameters / 1e6:.1f} M" for model in facts]
+    frame["pixels"] = [str(model.input_size) for model in facts]
+    frame["dim"] = [str(model.dim) for model in facts]
+    frame["extract s"] = [f"{model.seconds:.1f}" + (" (stored)" if model.cached else "") for model in facts]
+    frame["score s"] = _numbers([entry.seconds for entry in ranking.entries], ".1f")
+    frame.index = pd.Index([str(place) for place in range(1, len(models) + 1)], name="#")
+    yield from frame_tables(frame.head(MOST_ROWS), f"{ranking.name} on {title}{_cut(len(frame))}", width, left=[0])
 
 
 def scores_tables(
@@ -52,88 +45,77 @@ def scores_tables(
     truth: Accuracy,
     width: int,
 ) -> Iterator[Table]:
-    """A row per scorer: each model's score and its place in that scorer's own order; facts and truth stand below.
+    """Turn several rankings into tables that fit the width: a row per model, a column per scorer with score and place.
 
     Args:
         rankings: The first one orders the models.
         candidates: Facts by model.
-        title: What the images are.
-        taus: Kendall's tau with the first ranking, by scorer.
+        title: Name of the images.
+        taus: Kendall's tau with the first ranking, by scorer; the last row.
         truth: True accuracies.
-        width: Characters of a line. Models that do not fit stand in a further table.
+        width: Characters of a line. Scorers that do not fit follow in a further table.
     """
-    places = [{m: place for place, m in enumerate(ranking.order, 1)} for ranking in rankings]
-    models = sorted(candidates, key=lambda m: places[0].get(m, len(candidates) + 1))
-    fit = max(1, (width - _BESIDE_SCORES) // _SCORE)
-    for start in range(0, len(models), fit):
-        part = f"; models {start + 1} to {min(start + fit, len(models))} of {len(models)}" if len(models) > fit else ""
-        table = _plain_table(f"Scores on {escape(title)}; (place){part}")
-        _fill_scores(table, rankings, candidates, models[start : start + fit], places, taus, truth)
-        yield table
-
-
-def _fill_scores(
-    table: Table,
-    rankings: Sequence[Ranking],
-    candidates: Mapping[str, Candidate],
-    models: Sequence[str],
-    places: Sequence[Mapping[str, int]],
-    taus: pd.Series[float],
-    truth: Accuracy,
-) -> None:
-    table.add_column("scorer", no_wrap=True)
-    for model in models:
-        table.add_column(escape(model), justify="right", overflow="fold")
-    table.add_column(f"tau with {rankings[0].name}", justify="right")
-    for ranking, place in zip(rankings, places, strict=True):
-        cells = [f"{ranking.scores[m]:.3g} ({place[m]})" if m in place else "-" for m in models]
-        table.add_row(ranking.name, *cells, f"{taus[ranking.name]:.2f}")
-    table.add_section()
-    table.add_row("parameters", *(f"{candidates[m].parameters / 1e6:.1f} M" for m in models), "")
-    accuracies = (candidates[m].source_accuracy for m in models)
-    table.add_row("ImageNet %", *("-" if value is None else f"{value:.1f}" for value in accuracies), "")
+    places = {model: place for place, model in enumerate(rankings[0].order, 1)}
+    models = sorted(candidates, key=lambda model: places.get(model, len(candidates) + 1))
+    columns: dict[str, list[str]] = {}
     if truth:
-        table.add_row("true %", *(_accuracy(truth, m) for m in models), "")
+        columns["true %"] = _numbers((truth.get(model) for model in models), ".2f")
+    columns["params"] = [f"{candidates[model].num_parameters / 1e6:.1f} M" for model in models]
+    columns["ImageNet %"] = _numbers((candidates[model].source_accuracy for model in models), ".1f")
+    for ranking in rankings:
+        form = number_format(ranking.scores.values())
+        order = {model: place for place, model in enumerate(ranking.order, 1)}
+        columns[ranking.name] = [
+            f"{ranking.scores[model]:{form}} ({order[model]})" if model in order else "-" for model in models
+        ]
+    frame = pd.DataFrame(columns, index=pd.Index(models, name="model")).head(MOST_ROWS)
+    last = {ranking.name: f"{taus[ranking.name]:.2f}" for ranking in rankings}
+    frame.loc[f"tau with {rankings[0].name}"] = [last.get(name, "") for name in frame.columns]
+    yield from frame_tables(frame, f"Scores (place) on {title}{_cut(len(models))}", width)
 
 
 def truth_table(comparison: TruthComparison) -> Table:
-    """How well each scorer, and below them each prior, orders the models by their true accuracy."""
+    """Turn the comparison into a table: how well each scorer, and below each prior, orders the models."""
     count = len(comparison.models)
-    table = _plain_table(f"Against the true accuracy on {escape(comparison.truth.dataset)} ({count} models)")
+    table = plain_table(f"Against the true accuracy on {comparison.truth.dataset} ({count} models)")
     intervals = any(row.interval for row in comparison.rows)
-    seeds = "\n± seeds" if any(row.seeds for row in comparison.rows) else ""
-    known = ["95 % interval"] * intervals
-    _columns(table, "<", f"tau_w scipy{seeds}", *known, "tau_w paper", "Kendall", "regret,\npoints")
+    seeds = any(row.seeds for row in comparison.rows)
+    table.add_column("", no_wrap=True)
+    headers = ["tau_w scipy\n± seeds" if seeds else "tau_w scipy"]
+    headers += ["95 % interval"] if intervals else []
+    for header in [*headers, "tau_w paper", "Kendall", "regret,\npoints"]:
+        table.add_column(header, justify="right", no_wrap=True)
     table.add_column("picks", overflow="fold")
-    for prior, rows in groupby(comparison.rows, key=lambda row: row.prior):
-        if prior:
+    for place, row in enumerate(comparison.rows):
+        if row.prior and place and not comparison.rows[place - 1].prior:
             table.add_section()
-        for row in rows:
-            name = f"prior: {row.name}" if prior else row.name
-            others = f" (+{len(row.picks) - 1} equal)" if len(row.picks) > 1 else ""
-            interval = f"{row.interval.low:.2f} .. {row.interval.high:.2f}" if row.interval else "-"
-            table.add_row(
-                name if row.models == count else f"{name}, {row.models} models",
-                f"{row.tau_w:.2f}" + (f" ± {row.seeds.std:.2f}" if row.seeds else " " * 7 * bool(seeds)),
-                *[interval] * intervals,
-                f"{row.tau_w_paper:.2f}",
-                f"{row.kendall_tau:.2f}",
-                f"{row.regret:.2f}",
-                escape(row.picks[0] + others),
-            )
+        table.add_row(*_truth_cells(row, count, intervals, seeds))
     return table
 
 
-def _accuracy(truth: Accuracy, model: str) -> str:
-    return f"{truth[model]:.2f}" if model in truth else "-"
+def _truth_cells(row: Row, count: int, intervals: bool, seeds: bool) -> list[str]:
+    name = f"prior: {row.name}" if row.prior else row.name
+    if row.models != count:
+        name += f", {row.models} models"
+    deviation = f" ± {row.seeds.std:.2f}" if row.seeds else ""
+    cells = [cell(name), f"{row.tau_w:.2f}" + (f"{deviation:<7}" if seeds else "")]
+    if intervals:
+        cells.append(f"{row.interval.low:.2f} .. {row.interval.high:.2f}" if row.interval else "-")
+    others = f" (+{len(row.picks) - 1} equal)" if len(row.picks) > 1 else ""
+    numbers = (row.tau_w_paper, row.kendall_tau, row.regret)
+    return [*cells, *(f"{value:.2f}" for value in numbers), cell(row.picks[0] + others)]
 
 
-def _plain_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+def _scores(ranking: Ranking) -> list[str]:
+    form = number_format(ranking.scores.values())
+    return [
+        format(entry.score, form) + ("" if entry.std is None else f" ± {entry.std:{form}}") for entry in ranking.entries
+    ]
 
 
-def _columns(table: Table, *headers: str) -> None:
-    """Add columns that do not wrap, numbers to the right; ``<`` before a header sets words to the left."""
-    for header in headers:
-        justify: Literal["left", "right"] = "left" if header.startswith("<") else "right"
-        table.add_column(header.removeprefix("<"), justify=justify, no_wrap=True)
+def _numbers(values: Iterable[float | None], form: str) -> list[str]:
+    return ["-" if value is None else format(value, form) for value in values]
+
+
+def _cut(models: int) -> str:
+    return f"; the first {MOST_ROWS} of {models} models" if models > MOST_ROWS else ""

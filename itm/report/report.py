@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import dataclasses
-import io
 import json
+import logging
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from importlib.resources import files
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-import torch
-from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 
-from itm.core.errors import DataError
+from itm.core.console import cell
+from itm.core.files import storage_errors, write_atomic
+from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
 from itm.extraction.pool import Candidate
-from itm.metrics.single import kendall_tau
 from itm.ranking.ranking import Ranking
 from itm.report import console as tables
-from itm.report import figures
+from itm.report import page
+from itm.report.decision import agreement, decision, warnings
+from itm.report.output import write_csv
 
-PACKAGES = ("itm", "torch", "torchvision", "timm", "lightning", "scikit-learn", "numpy", "pillow")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,16 @@ class Report:
 
     Args:
         images: The images that the features are of.
-        rankings: One ranking per scorer; the first one orders the tables.
+        rankings: One ranking per scorer; the first one decides and orders the tables.
         candidates: Every model with features, by name.
         failed: Models without features, with the reason.
         left_out: Scorers that could not run, with the reason.
         settings: The resolved settings of the run.
         comparison: The rankings beside the true one; None where the true accuracies are not known.
+        command: The command line, as typed; empty where there was none.
+        date: When the run ended.
+        advice: A sentence on which model to fine-tune; default :func:`itm.report.decision.decision`.
+        cautions: Sentences that a reader needs before the advice, beside those of the images and the ranking.
     """
 
     images: ImageSet
@@ -56,6 +55,10 @@ class Report:
     left_out: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     comparison: TruthComparison | None = None
+    command: str = ""
+    date: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    advice: str | None = None
+    cautions: Sequence[str] = ()
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -75,18 +78,20 @@ class Report:
         return {} if self.comparison is None else self.comparison.accuracy
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per scorer and model, best first: the ranking's columns and the candidate's numbers.
+        """Return one row per scorer and model, best first: the ranking's columns and the candidate's numbers.
 
-        Where the truth is known, ``true_accuracy`` (percent) and ``true_rank`` stand beside them; equal accuracies
-        share the better rank.
+        Where the truth is known, it has ``true_accuracy`` (percent) and ``true_rank``, too; equal accuracies share the
+        better rank.
         """
         frames = []
         for ranking in self.rankings:
             frame = ranking.to_frame()
             frame.insert(0, "scorer", ranking.name)
-            for column in ("parameters", "input_size", "dim", "pretraining"):
-                frame[column] = [getattr(self.candidates[model], column) for model in frame["model"]]
-            frame["extraction_seconds"] = [self.candidates[model].seconds for model in frame["model"]]
+            facts = [self.candidates[model] for model in frame["model"]]
+            frame["parameters"] = [model.num_parameters for model in facts]
+            for column in ("input_size", "dim", "pretraining"):
+                frame[column] = [getattr(model, column) for model in facts]
+            frame["extraction_seconds"] = [model.seconds for model in facts]
             if self.truth:
                 truth = pd.Series(self.truth)
                 frame["true_accuracy"] = frame["model"].map(truth)
@@ -95,9 +100,11 @@ class Report:
         return pd.concat(frames, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole report as plain values, as ``ranking.json`` holds it."""
+        """Return the whole report as plain values, the content of ``ranking.json``."""
         return {
             "dataset": self.dataset,
+            "decision": self.advice or decision(self.rankings[0]),
+            "warnings": self.all_warnings(),
             "rankings": [_ranking_dict(ranking) for ranking in self.rankings],
             "models": {name: dataclasses.asdict(candidate) for name, candidate in self.candidates.items()},
             "failed": dict(self.failed),
@@ -105,127 +112,81 @@ class Report:
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "settings": dict(self.settings),
             "versions": versions(),
+            "command": self.command,
+            "date": self.date.isoformat(timespec="seconds"),
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``ranking.csv``, ``ranking.json``, ``report.html`` and, where there is one, ``comparison.csv``.
+        """Write ``ranking.csv``, ``ranking.json``, where there is one ``comparison.csv``, and ``report.html``.
+
+        Scores come first. A page that cannot be made or written is a warning in the log.
 
         Args:
-            folder: Where to; made if need be.
+            folder: Output folder; created if missing.
 
         Returns:
-            The files' paths.
+            Paths of the files written, the page last.
+
+        Raises:
+            StoreError: If a table cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        compared = self.comparison is not None and len(self.comparison.rows) > 0
-        names = ("ranking.csv", "ranking.json", *["comparison.csv"] * compared, "report.html")
-        paths = [folder / name for name in names]
-        self.to_frame().to_csv(paths[0], index=False)
-        content = json.dumps(_null_for_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
-        paths[1].write_text(content, encoding="utf-8")
-        if self.comparison is not None and compared:
-            self.comparison.to_frame().to_csv(paths[2], index=False)
-        paths[-1].write_text(self.to_html(), encoding="utf-8")
-        return paths
+        written = []
+        with storage_errors("hydra.run.dir", "write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_csv(self.to_frame(), folder / "ranking.csv")
+            content = json.dumps(_null_for_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+            write_atomic(folder / "ranking.json", content.encode("utf-8", "backslashreplace"))
+            written += [folder / "ranking.csv", folder / "ranking.json"]
+            if self.comparison is not None and self.comparison.rows:
+                write_csv(self.comparison.to_frame(), folder / "comparison.csv")
+                written.append(folder / "comparison.csv")
+        try:
+            write_atomic(folder / "report.html", self.to_html().encode("utf-8"))
+            written.append(folder / "report.html")
+        except Exception as error:  # the scores are on disk; the page must not end the run
+            _log.warning("%s: not written (%s); the scores are in ranking.csv.", folder / "report.html", error)
+        return written
 
     def to_html(self) -> str:
-        """The report as one page that needs no other file and no network."""
-        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        template = environment.from_string((files("itm.report") / "templates" / "report.html.j2").read_text("utf-8"))
-        pictures = []
-        for ranking in self.rankings:
-            drawn = (figures.score_bars(ranking), figures.score_curves(ranking))
-            pictures.append([figures.as_data_uri(figure) for figure in drawn if figure is not None])
-        truth = figures.truth_scatter(self.rankings, self.truth) if self.comparison and self.comparison.rows else None
-        return template.render(
-            report=self,
-            truth_picture=truth and figures.as_data_uri(truth),
-            pictures=pictures,
-            samples=[(label, _thumbnail(image)) for label, image in sample_images(self.images)],
-            versions=versions(),
-            verdicts=[verdict(ranking) for ranking in self.rankings],
-            settings=json.dumps(self.settings, indent=2, ensure_ascii=False),
-            failures=self.failures(),
-            agreement=agreement(self.rankings) if len(self.rankings) > 1 else None,
-        )
+        """Return the report as one page that needs no other file and no network."""
+        return page.to_html(self)
 
     def failures(self) -> dict[str, str]:
-        """Whatever has no score and why: models without features, models a scorer refused, scorers left out."""
+        """Return what has no score and why: models without features, models a scorer refused, scorers left out."""
         refused = {
             f"{model} ({ranking.name})": reason for ranking in self.rankings for model, reason in ranking.failed.items()
         }
         return {**self.failed, **refused, **{f"scorer {name}": reason for name, reason in self.left_out.items()}}
 
+    def all_warnings(self) -> list[str]:
+        """Return the sentences that a reader needs before the decision."""
+        said = [*self.cautions, *warnings(self.images, self.rankings[0], self.candidates)]
+        if self.failed:
+            said.append(f"{len(self.failed)} model(s) have no features and no score: {', '.join(self.failed)}.")
+        return said
+
     def show(self, console: Console) -> None:
-        """Print the table, the margin of the winner and what failed."""
+        """Print the decision, the table of scores, the comparison with the truth and what failed."""
         facts = self.candidates, self._title()
         if len(self.rankings) == 1:
-            console.print(tables.ranking_table(self.rankings[0], *facts, self.truth))
+            shown = tables.ranking_tables(self.rankings[0], *facts, self.truth, console.width)
         else:
             taus = agreement(self.rankings)[self.rankings[0].name]
-            for table in tables.scores_tables(self.rankings, *facts, taus, self.truth, console.width):
-                console.print(table)
-        console.print(escape(verdict(self.rankings[0])), highlight=False)
+            shown = tables.scores_tables(self.rankings, *facts, taus, self.truth, console.width)
+        for table in shown:
+            console.print(table)
+        for sentence in self.all_warnings():
+            console.print(f"[yellow]warning[/yellow] {cell(sentence)}", highlight=False)
+        console.print(cell(self.advice or decision(self.rankings[0])), highlight=False)
         if self.comparison is not None:
             if self.comparison.rows:
                 console.print(tables.truth_table(self.comparison))
-            console.print(escape(" ".join(self.comparison.notes())), highlight=False)
+            console.print(cell(" ".join(self.comparison.notes())), highlight=False)
         for name, reason in self.failures().items():
-            console.print(f"[red]no score[/red] {escape(f'{name}: {reason}')}", highlight=False)
-        skipped = sorted({item for candidate in self.candidates.values() for item in candidate.skipped})
-        if skipped:
-            console.print(
-                f"[yellow]{len(skipped)} image(s) could not be read[/yellow] and were skipped: {escape(skipped[0])}"
-            )
+            console.print(f"[red]no score[/red] {cell(f'{name}: {reason}')}", highlight=False)
 
     def _title(self) -> str:
         return "{name} ({images} images, {classes} classes)".format(**self.dataset)
-
-
-def sample_images(images: ImageSet, count: int = 12) -> list[tuple[str, Image.Image]]:
-    """A few images with the name of their class, spread over the classes; unreadable ones are passed over."""
-    order = torch.argsort(images.labels, stable=True)
-    samples = []
-    for index in order[torch.linspace(0, len(order) - 1, min(count, len(order))).long()].tolist():
-        with contextlib.suppress(DataError):
-            samples.append((images.classes[int(images.labels[index])], images.image(index)))
-    return samples
-
-
-def verdict(ranking: Ranking) -> str:
-    """One sentence on the winner and how clear its lead is against the spread over seeds."""
-    if len(ranking.entries) < 2:
-        return f"{ranking.name}: one model only, so there is nothing to compare it with."
-    best, second = ranking.entries[:2]
-    margin = best.score - second.score
-    if margin == 0:
-        *others, last = [entry.model for entry in ranking.entries if entry.score == best.score]
-        return f"{ranking.name}: {', '.join(others)} and {last} share the first place."
-    words = f"{ranking.name}: {best.model} leads {second.model} by {margin:.3g}"
-    spread = max(best.std or 0.0, second.std or 0.0)
-    if spread == 0:
-        return words + "."
-    clear = "a clear lead" if margin > 2 * spread else "too close to call"
-    return f"{words}, {margin / spread:.1f} times the spread over seeds: {clear}."
-
-
-def agreement(rankings: Sequence[Ranking]) -> pd.DataFrame:
-    """Kendall's tau between the orders of every two scorers, over the models that both scored."""
-    names = [ranking.name for ranking in rankings]
-    frame = pd.DataFrame(1.0, index=names, columns=names)
-    for a in rankings:
-        for b in rankings:
-            shared = [model for model in a.scores if model in b.scores]
-            if a is not b:
-                first, second = [a.scores[m] for m in shared], [b.scores[m] for m in shared]
-                known = len(set(first)) > 1 and len(set(second)) > 1
-                frame.loc[a.name, b.name] = kendall_tau(first, second) if known else float("nan")
-    return frame
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a score."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def _null_for_nan(value: Any) -> Any:
@@ -255,11 +216,3 @@ def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
         ],
         "failed": dict(ranking.failed),
     }
-
-
-def _thumbnail(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((96, 96))
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from itm.report.figures.benchmark import benchmark_dots, radar, subset_scatter
 from itm.report.figures.embeddings import distance_violins, evolution_planes, similarity_image
-from itm.report.figures.rankings import score_bars, score_curves, truth_scatter
+from itm.report.figures.rankings import score_against_size, score_bars, score_curves, truth_scatter
 from itm.report.figures.style import as_data_uri, axis_label, save
 from itm.report.figures.sweeps import sweep_dots, sweep_lines, sweep_spread
 
@@ -17,6 +17,7 @@ __all__ = [
     "evolution_planes",
     "radar",
     "save",
+    "score_against_size",
     "score_bars",
     "score_curves",
     "similarity_image",

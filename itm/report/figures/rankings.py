@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
+from itm.core.console import printable
 from itm.ranking.ranking import Ranking
-from itm.report.figures.style import STYLE, blank, legend_beside, line_styles, panels
+from itm.report.figures.style import STYLE, blank, legend_beside, line_styles, logarithmic, panels
 
 
 def score_bars(ranking: Ranking) -> Figure:
@@ -26,7 +27,7 @@ def score_bars(ranking: Ranking) -> Figure:
     entries = ranking.entries[::-1]
     figure, (axes,) = panels(1, 6.4, 0.9 + 0.34 * len(entries))
     spread = [entry.std or 0.0 for entry in entries] if any(entry.std for entry in entries) else None
-    names, scores = [entry.model for entry in entries], [entry.score for entry in entries]
+    names, scores = [printable(entry.model) for entry in entries], [entry.score for entry in entries]
     if min(scores) < 0:
         axes.errorbar(scores, names, xerr=spread, fmt="o", capsize=3)
     else:
@@ -47,7 +48,7 @@ def score_curves(ranking: Ranking) -> Figure | None:
     styles, seeds = line_styles(curves), max(map(len, curves.values()))
     for model, runs in curves.items():
         frame, style = pd.DataFrame(runs), styles[model]
-        axes.plot(frame.columns, frame.mean(), markersize=4, label=model, **style)
+        axes.plot(frame.columns, frame.mean(), markersize=4, label=printable(model), **style)
         axes.fill_between(frame.columns, frame.min(), frame.max(), color=style["color"], alpha=0.15, linewidth=0)
     axes.set_xlabel("iteration")
     axes.set_ylabel(f"{ranking.name} score" + (f"\n(mean and range of {seeds} seeds)" if seeds > 1 else ""))
@@ -91,6 +92,35 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
     return figure
 
 
+def score_against_size(ranking: Ranking, sizes: Mapping[str, float], most: int = 40) -> Figure | None:
+    """Score against the number of parameters, each model named at the right-hand end; None without a score.
+
+    Args:
+        ranking: Scores with their standard deviation over seeds as whiskers.
+        sizes: Number of parameters by model.
+        most: Models to draw, best first.
+    """
+    entries = [entry for entry in ranking.entries[:most] if sizes.get(entry.model, 0) > 0][::-1]
+    if not entries:
+        return None
+    styles = line_styles(entry.model for entry in entries)
+    inside = max(2.4, 0.18 * len(entries))
+    with mpl.rc_context(STYLE):
+        figure = blank(6.4, inside + 0.7)
+        grid = figure.add_gridspec(1, 2, width_ratios=[1.0, 0.45])
+        axes, beside = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    for entry in entries:
+        style = styles[entry.model]
+        axes.errorbar(sizes[entry.model] / 1e6, entry.score, yerr=entry.std, capsize=2, markersize=5, **style)
+    logarithmic(axes, "x")
+    axes.margins(x=0.1, y=0.08)
+    axes.set_xlabel("parameters (millions)")
+    axes.set_ylabel(f"{ranking.name} score")
+    axes.set_ylim(axes.get_ylim())
+    _name_rows(axes, beside, {entry.model: entry.score for entry in entries}, styles, inside)
+    return figure
+
+
 def _name_rows(
     panel: Axes, axes: Axes, places: Mapping[str, float], styles: Mapping[str, dict[str, Any]], inside: float
 ) -> None:
@@ -106,4 +136,4 @@ def _name_rows(
     for (name, place), at in zip(places.items(), apart, strict=True):
         axes.plot([0, 0.15], [place, at], color="0.6", linewidth=0.7, transform=inches, clip_on=False)
         axes.plot(0.22, at, markersize=5, transform=inches, clip_on=False, **styles[name])
-        axes.text(0.32, at, name, fontsize=8, va="center", transform=inches)
+        axes.text(0.32, at, printable(name), fontsize=8, va="center", transform=inches)

@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's palette: told apart with any colour vision
@@ -26,6 +27,7 @@ STYLE: Any = {
     "font.size": 10,
     "figure.dpi": 110,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names may hold dollar signs
 }
 WORDS = {
     "batch_size": "batch size (images)",
@@ -90,12 +92,20 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as ``<path>.png`` and ``<path>.svg``; returns both paths."""
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     for file in files:
-        figure.savefig(file, bbox_inches="tight")
+        _write(figure, file)
     return files
 
 
 def as_data_uri(figure: Figure) -> str:
-    """A figure as a PNG inside a ``data:`` address, for a page that needs no other file."""
+    """Return a figure as a PNG inside a ``data:`` address, for a page that needs no other file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=150)
+    _write(figure, buffer, format="png", dpi=150)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write(figure: Figure, target: Path | io.BytesIO, **settings: Any) -> None:
+    """Write a figure without reading any text as a formula, also tick labels that are made only now."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with mpl.rc_context({"text.parse_math": False}):
+        figure.savefig(target, bbox_inches="tight", **settings)
