@@ -18,6 +18,7 @@ from breaking import break_in
 from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import ImageSet, load_images
+from itm.extraction.pool import Candidate
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.protocol import Protocol
@@ -25,7 +26,7 @@ from itm.groundtruth.trials import TrialStore
 from itm.groundtruth.worker import Worker
 from itm.ranking.ranking import Entry, Ranking
 from itm.report.figures import score_bars
-from itm.report.report import Candidate, Report
+from itm.report.report import Report
 from itm.scorers import ITM
 from itm.scorers.base import Score
 from itm.tracking import Wandb, _image

@@ -20,7 +20,8 @@ from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.ranking import Ranking, by_name
-from itm.report.report import Report, verdict
+from itm.report.decision import decision
+from itm.report.report import Report
 from itm.scorers.base import Scorer
 
 
@@ -84,7 +85,7 @@ class Estimate:
     @property
     def recommendation(self) -> Recommendation:
         """The best model of the first scorer, and how clear its lead is."""
-        return Recommendation(self.ranking.order[0], verdict(self.ranking))
+        return Recommendation(self.ranking.order[0], decision(self.ranking))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scorer and model, best first, see :meth:`itm.report.report.Report.to_frame`."""
@@ -94,13 +95,9 @@ class Estimate:
         """Write ``ranking.csv``, ``ranking.json`` and ``report.html``, and return the page.
 
         Raises:
-            SettingError: If the folder cannot be written.
+            StoreError: If the folder cannot be written.
         """
-        target = Path(folder).expanduser()
-        try:
-            return self._report.write(target)[-1]
-        except OSError as error:
-            raise SettingError(f"report({str(folder)!r}): cannot write there ({error}).") from error
+        return self._report.write(Path(folder).expanduser(), setting="folder")[-1]
 
     def __str__(self) -> str:
         return "\n".join([*(str(ranking) for ranking in self.rankings), str(self.recommendation), *self._notes()])

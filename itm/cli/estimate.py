@@ -7,8 +7,10 @@ python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
 """
 
+import shlex
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -49,9 +51,11 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     from itm.cli.pipeline import run_estimate
     from itm.cli.settings import check_estimate
     from itm.core.console import console
+    from itm.report.output import check_writable
 
     run = resolved(cfg)
     check_estimate(run)
+    check_writable(output)
     zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"])
     zoo = with_image_size(zoo, run["image_size"])
     limits = {name: limit for name, limit in run["budget"].items() if limit is not None}
@@ -61,9 +65,9 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     scorers = {str(name): build(f"scorer.{name}", node, run["trust"]) for name, node in cfg.scorer.items()}
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
     with nullcontext() if tracker is None else tracker.track_estimate(run, output) as tracked:
-        report = run_estimate(run, scorers)
+        report = replace(run_estimate(run, scorers), command=shlex.join(sys.argv))
+        report.show(console())  # first, so that a disk that filled up meanwhile does not cost the scores
         written = report.write(output)
-        report.show(console())
         for name, reason in removed.items():
             print(f"removed {name}: {reason}")
         print(f"Report: {written[-1]}")

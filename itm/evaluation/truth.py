@@ -11,6 +11,7 @@ import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
+from itm.groundtruth.protocol import OPTIMISTIC
 from itm.groundtruth.tables import PAPER_COLUMN, load
 
 LEAST_MODELS = 3
@@ -19,8 +20,6 @@ PAPER_PROTOCOL = (
     "full fine-tuning with AdamW for 100 epochs; test accuracy at the best of 6 settings of learning rate and weight"
     " decay (Zheng et al. 2025)"
 )
-ON_TEST = "best epoch and setting chosen on the test split (optimistic)"
-"""How the paper's accuracies and those of tables without a column ``selection`` were chosen."""
 RECORDED = {
     "adaptation": "adaptation",
     "epochs": "epochs",
@@ -58,8 +57,6 @@ class Truth:
     @property
     def caution(self) -> str:
         """A sentence on how the accuracies were chosen, for every place that shows them."""
-        if "test split" in self.selection:
-            return f"Of these: {self.selection}, by 0 to 1.5 points on the shipped tables and up to 3.2 for one model."
         return f"Of these: {self.selection or 'it is not recorded on which images epoch and setting were chosen'}."
 
     @cached_property
@@ -122,7 +119,7 @@ def _read(source: str, dataset: str) -> Truth | None:
     if column is None:
         return None
     if source == "paper":
-        return Truth(dataset, table, column, source, PAPER_PROTOCOL, ON_TEST)
+        return Truth(dataset, table, column, source, PAPER_PROTOCOL, OPTIMISTIC)
     return Truth(dataset, table, column, source, *_protocol(Path(source), column))
 
 
@@ -138,5 +135,5 @@ def _protocol(path: Path, dataset: str) -> tuple[str, str]:
         raise DataError(f"{cells}: cannot be read as a table of trials ({error}); fix or move it.") from error
     values = {word: rows[name].dropna().unique() for name, word in RECORDED.items() if name in rows}
     known = {word: " or ".join(v.removesuffix(".0") for v in found) for word, found in values.items() if len(found)}
-    chosen = sorted(set(rows["selection"].dropna())) if "selection" in rows else [ON_TEST]
+    chosen = sorted(set(rows["selection"].dropna())) if "selection" in rows else [OPTIMISTIC]
     return ", ".join(f"{word} {found}" for word, found in known.items()), "; ".join(chosen)

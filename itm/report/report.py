@@ -116,13 +116,14 @@ class Report:
             "date": self.date.isoformat(timespec="seconds"),
         }
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, setting: str = "hydra.run.dir") -> list[Path]:
         """Write ``ranking.csv``, ``ranking.json``, where there is one ``comparison.csv``, and ``report.html``.
 
         Scores come first. A page that cannot be made or written is a warning in the log.
 
         Args:
             folder: Output folder; created if missing.
+            setting: The setting that decides the folder, for the message of an error.
 
         Returns:
             Paths of the files written, the page last.
@@ -131,7 +132,7 @@ class Report:
             StoreError: If a table cannot be written.
         """
         written = []
-        with storage_errors("hydra.run.dir", "write", folder):
+        with storage_errors(setting, "write", folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.to_frame(), folder / "ranking.csv")
             content = json.dumps(_null_for_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
