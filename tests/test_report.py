@@ -248,12 +248,12 @@ def test_sweep_figure_tells_every_model_and_setting_apart(tmp_path):
     assert {path.suffix for path in figures.save(figure, tmp_path / "s")} == {".png", ".svg"}
 
 
-def test_candidate_of_reads_backbone_and_extraction():
+def test_candidate_reads_backbone_and_extraction():
     from itm.core.features import Features
     from itm.extraction.extract import Extraction
     from itm.models.backbone import load_backbone
 
     backbone = load_backbone("resnet10t", image_size=32)
     done = Extraction(Features(torch.zeros(2, 512), torch.tensor([0, 1])), 2.0, 1.0, True)
-    found = Candidate.of(backbone, done)
+    found = Candidate.from_backbone(backbone, done)
     assert (found.dim, found.input_size, found.cached) == (512, 32, True)

@@ -28,7 +28,7 @@ def ranking_tables(
     frame = pd.DataFrame({"model": models, "score": _scores(ranking)})
     if truth:
         frame["true %"] = _numbers((truth.get(model) for model in models), ".2f")
-    frame["params"] = [f"{model.num_parameters / 1e6:.1f} M" for model in facts]
+    frame["params"] = [f"{model.parameters / 1e6:.1f} M" for model in facts]
     frame["pixels"] = [str(model.input_size) for model in facts]
     frame["dim"] = [str(model.dim) for model in facts]
     frame["extract s"] = [f"{model.seconds:.1f}" + (" (stored)" if model.cached else "") for model in facts]
@@ -60,7 +60,7 @@ def scores_tables(
     columns: dict[str, list[str]] = {}
     if truth:
         columns["true %"] = _numbers((truth.get(model) for model in models), ".2f")
-    columns["params"] = [f"{candidates[model].num_parameters / 1e6:.1f} M" for model in models]
+    columns["params"] = [f"{candidates[model].parameters / 1e6:.1f} M" for model in models]
     columns["ImageNet %"] = _numbers((candidates[model].source_accuracy for model in models), ".1f")
     for ranking in rankings:
         form = number_format(ranking.scores.values())

@@ -41,7 +41,7 @@ def to_html(report: Report) -> str:
     )
     environment.filters["column"] = _column
     template = environment.from_string((files("itm.report") / "templates" / "report.html.j2").read_text("utf-8"))
-    sizes = {name: candidate.num_parameters for name, candidate in report.candidates.items()}
+    sizes = {name: candidate.parameters for name, candidate in report.candidates.items()}
     first = report.rankings[0]
     pictures = []
     for ranking in report.rankings:

@@ -88,7 +88,7 @@ class Report:
             frame = ranking.to_frame()
             frame.insert(0, "scorer", ranking.name)
             facts = [self.candidates[model] for model in frame["model"]]
-            frame["parameters"] = [model.num_parameters for model in facts]
+            frame["parameters"] = [model.parameters for model in facts]
             for column in ("input_size", "dim", "pretraining"):
                 frame[column] = [getattr(model, column) for model in facts]
             frame["extraction_seconds"] = [model.seconds for model in facts]
