@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itm.core.console import console
+from itm.core.datamodule import TransferData
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.data.image_set import load_images
-from itm.groundtruth.datamodule import TransferData
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
 from itm.models.backbone import Backbone, load_backbone

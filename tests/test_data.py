@@ -9,18 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
 from conftest import Tree
 from PIL import Image
-from torch import Tensor
 
-from itm.core.errors import DataError, FeatureError, SettingError
-from itm.core.features import Features
+from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, count_shared, default_root, load_images
-from itm.groundtruth.datamodule import TransferData
 
 
 def test_image_set(image_folder: Path) -> None:
@@ -216,98 +212,3 @@ def test_mistyped(data: str, split: str, error: type[Exception], message: str) -
     with pytest.raises(error, match=message) as caught:
         load_images(data, split)
     assert "\n" not in str(caught.value)
-
-
-def features(n: int = 100, groups: Tensor | None = None) -> Features:
-    x = torch.arange(n, dtype=torch.float32)[:, None].repeat(1, 3)  # a row shows its number
-    return Features(x, torch.arange(n) % 4, groups=groups)
-
-
-def rows(loader: Any) -> list[int]:
-    return [int(row) for x, _ in loader for row in x[:, 0]]
-
-
-def test_batches_of_features() -> None:
-    data = TransferData.from_features(features(103), batch_size=32, seed=3)
-    train, held = data.train_dataloader(), data.val_dataloader()
-    assert [len(x) for x, _ in train] == [32, 32]  # of 82 rows; the incomplete batch is left out
-    assert [len(x) for x, _ in held] == [21]
-    assert all(torch.equal(y, x[:, 0].long() % 4) for x, y in [*train, *held])
-    assert not set(rows(train)) & set(rows(held))
-    assert rows(held) == rows(held) == rows(data.test_dataloader()) != sorted(rows(held))
-    assert rows(TransferData.from_features(features(103), seed=3, batch_size=32).train_dataloader()) == rows(train)
-
-
-def test_small_training_part_is_one_batch() -> None:
-    data = TransferData.from_features(features(10), batch_size=256)
-    assert len(rows(data.train_dataloader())) == 8
-
-
-def test_groups_of_features_stay_whole() -> None:
-    groups = torch.arange(100) // 10
-    data = TransferData.from_features(features(100, groups), batch_size=10)
-    assert len({row // 10 for row in rows(data.val_dataloader())}) == 2
-    assert len(rows(data.val_dataloader())) == 20
-
-
-def test_features_that_cannot_be_split() -> None:
-    with pytest.raises(SettingError, match="between 0 and 1"):
-        TransferData.from_features(features(), train_fraction=1.5)
-    with pytest.raises(FeatureError, match="two or more"):
-        TransferData.from_features(features(1))
-
-
-class Recorder(lightning.LightningModule):
-    """Notes which rows each epoch shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.epochs: list[list[int]] = []
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def on_train_epoch_start(self) -> None:
-        self.epochs.append([])
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        self.epochs[-1] += batch[0][:, 0].int().tolist()
-        return self.weight * 1
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(tmp_path: Path, epochs: int, resume: Path | None = None) -> tuple[list[list[int]], Path]:
-    module = Recorder()
-    trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=TransferData.from_features(features(), batch_size=20), ckpt_path=resume)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    return module.epochs, tmp_path / "last.ckpt"
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec:FutureWarning")
-def test_resumed_training_sees_the_batches_it_would_have_seen(tmp_path: Path) -> None:
-    whole, _ = fit(tmp_path, 3)
-    assert sorted(whole[0]) == sorted(whole[1])
-    assert whole[0] != whole[1] != whole[2]
-    first, checkpoint = fit(tmp_path, 1)
-    rest, _ = fit(tmp_path, 3, checkpoint)
-    assert first + rest[-2:] == whole
-
-
-def test_batches_of_images(image_folder: Path) -> None:
-    def pixels(image: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    train, test = load_images(image_folder), load_images(image_folder, "test")
-    data = TransferData.from_images(
-        train, test, train_transform=lambda image: 255 - pixels(image), eval_transform=pixels, batch_size=6
-    )
-    assert [x.shape for x, _ in data.train_dataloader()] == [(6, 3, 8, 12)] * 2
-    ((x, y),) = data.val_dataloader()
-    assert y.tolist() == test.labels.tolist()
-    assert torch.equal(x, torch.stack([pixels(image) for image, _ in (test[i] for i in range(4))]))
-    shown = {tuple((255 - image[:, 0, 0]).tolist()) for x, _ in data.train_dataloader() for image in x}
-    assert shown <= {train.image(i).getpixel((0, 0)) for i in range(16)}

@@ -15,12 +15,12 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from torch import Tensor
 
+from itm.core.datamodule import TransferData
 from itm.core.errors import SettingError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.seeding import derive_seed
 from itm.data.image_set import ImageSet
 from itm.groundtruth.adaptation import ADAPTATIONS
-from itm.groundtruth.datamodule import TransferData
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, accuracies, lr_factor, train_transform
 from itm.models.backbone import Backbone, load_backbone
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from itm.core.errors import DataError
 from itm.core.files import write_atomic
-from itm.groundtruth.sampling import EpochSampler
+from itm.core.sampling import EpochSampler
 
 CORPUS_FILE = Path("miniature", "corpus.safetensors")
 """Path of the corpus below the folder of the datasets."""

@@ -72,12 +72,17 @@ def embedding_evolution(
 def _state(features: Features, itm: ITM, model: str, iteration: int) -> State:
     """Train up to an iteration: with one seed, a shorter training is the beginning of a longer one."""
     trained = dataclasses.replace(itm, iterations=iteration).train(check(model, features))
-    module, y = trained.module.eval(), trained.heldout.y
+    module = trained.module.eval()
+    (batches,) = trained.data.val_dataloader()
     with torch.no_grad():
-        thetas = [module.conditioning(x) for x, _ in trained.heldout]
-        evolved = torch.cat([module.evolve(theta, ys) for theta, (_, ys) in zip(thetas, trained.heldout, strict=True)])
-        accuracy, plain = ((module.head(e).argmax(dim=1) == y).double().mean() for e in (evolved, torch.cat(thetas)))
-    return State(iteration, _plane(evolved.cpu().numpy(), itm.seed), y.cpu().numpy(), float(accuracy), float(plain))
+        parts = [(module.embed(x), y) for x, y in batches]
+        theta = torch.cat([theta for theta, _ in parts], dim=1)
+        evolved = torch.cat([module.evolve(theta, y) for theta, y in parts], dim=1)
+        y = torch.cat([y for _, y in parts], dim=1)
+        accuracy, plain = ((module.classify(e).argmax(dim=2) == y).double().mean() for e in (evolved, theta))
+    return State(
+        iteration, _plane(evolved[0].cpu().numpy(), itm.seed), y[0].cpu().numpy(), float(accuracy), float(plain)
+    )
 
 
 def _plane(embeddings: np.ndarray, seed: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def wz_similarity(pool: Mapping[str, Features], itm: ITM, data: str, folder: Pat
     (kept := folder / "w_z").mkdir(parents=True, exist_ok=True)
     bases = {}
     for model, features in pool.items():
-        w_z = itm.train(check(model, features)).module.w_z.detach()
+        (w_z,) = itm.train(check(model, features)).module.w_z.detach()
         bases[f"{model} on {data}"] = torch.linalg.svd(w_z.double(), full_matrices=False).U.contiguous()
     save_file(bases, kept / f"{quote(data, safe='')}.safetensors")
     everything = {pair: basis for file in sorted(kept.glob("*.safetensors")) for pair, basis in load_file(file).items()}

@@ -43,3 +43,10 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute in float32 within a caller's ``torch.autocast``, whose rounding would hide the evolution."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield

@@ -23,6 +23,7 @@ CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
 Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
 Stability = Literal["cap", "error", "off"]
 Standardize = Literal["per_dim", "rms"]
+_ROWS = 512
 
 
 def pseudo_centers(
@@ -106,12 +107,14 @@ def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") 
         raise FeatureError(f"class distance: labels must be 0..C-1 without gaps, found counts {counts.tolist()[:20]}.")
     if not all(math.isfinite(extreme) for extreme in torch.aminmax(x)):
         raise FeatureError("class distance: a feature is NaN or infinite.")
-    # a constant dimension has no spread to divide by and contributes nothing
     z = x - x.mean(dim=0)
-    std = z.square().mean(dim=0).sqrt()
+    # a constant dimension has no deviation to divide by and contributes nothing
+    std = torch.linalg.vector_norm(z, dim=0) / math.sqrt(len(z))
     z /= torch.where(std > 0, std, 1)
     means = torch.zeros(len(counts), x.shape[1], dtype=z.dtype, device=z.device).index_add_(0, y, z) / counts[:, None]
-    distances: Tensor = torch.linalg.vector_norm(z.sub_(means[y]), dim=1)
+    for rows, classes in zip(torch.split(z, _ROWS), torch.split(y, _ROWS), strict=True):
+        rows -= means[classes]  # all at once would take as much memory as the features
+    distances: Tensor = torch.linalg.vector_norm(z, dim=1)
     return distances / math.sqrt(x.shape[1]) if standardize == "rms" else distances
 
 

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from itm.core.batches import Batch
+from itm.core.datamodule import TransferData
 from itm.core.errors import FeatureError, unknown
-from itm.core.lightning import no_driver_probe, quiet_lightning
-from itm.dva.batches import Batch, OrderedBatches, RandomBatches, Rounds
+from itm.core.lightning import full_precision, no_driver_probe, quiet_lightning
+from itm.dva.closed_form import closed_form
 from itm.dva.equations import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
 
-_WORTH_SHARING = 2**23  # multiply-adds of one product E W_z
+Heldout = Literal["evolved", "plain"]
+_WORTH_SHARING = 2**23  # multiply-adds of the products E W_z of all seeds
 
 
 @dataclass
 class Trace:
-    """What a run of :class:`ITMModule` leaves behind for reports.
+    """Record of one seed's training, for reports.
 
     Args:
-        curve: Held-out score by iteration, every evaluation in order.
-        losses: Training loss at the same iterations.
+        curve: Held-out accuracy, 0..1, by iteration, every evaluation in order.
+        losses: Training loss at the same iterations, nats.
         heldout_losses: Held-out cross-entropy at the same iterations, nats.
-        eta_lambda: Largest ``η·λ_max(C)`` that was met, before capping; an upper bound where all were stable.
+        eta_lambda: Largest ``η·λ_max(C)`` before capping; an upper bound where every batch was stable.
         capped: Number of training batches whose ``η`` was lowered.
     """
 
@@ -40,22 +44,24 @@ class Trace:
 
     @property
     def best(self) -> float:
-        """The best held-out score, in 0..1."""
+        """The best held-out accuracy, in 0..1."""
         return max(self.curve.values())
 
 
 class ITMModule(L.LightningModule):
-    """The map ``f: E ↦ E W_z`` and the head ``h``, trained on evolved embeddings (Algorithms 1 and 2).
+    """The map ``f: E ↦ E W_z`` and the head ``h`` of ``S`` seeds, trained on evolved embeddings (Algorithms 1 and 2).
 
-    Each training batch is mapped, evolved by :func:`itm.dva.equations.evolve` towards its classes' pseudo-cluster
-    centers and classified; the cross-entropy reaches ``W_z`` through the evolution. Held-out batches give the score.
-    One batch of the Trainer is a round of mini-batches (:class:`itm.dva.batches.Rounds`), optimised by hand: a step
-    takes about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
+    Each training batch is mapped, evolved towards its classes' pseudo-cluster centers and classified; the cross-entropy
+    reaches ``W_z`` through the evolution. Held-out batches give the score. The seeds are independent: their losses are
+    added, and AdamW works entry by entry, so each one trains as it would alone.
+
+    One batch of the Trainer is a chunk of mini-batches (:class:`itm.core.batches.BatchChunks`), optimised by hand: a
+    step takes about a millisecond, and so does the Trainer's bookkeeping for each of its batches.
 
     Args:
         dim: Width of the features, ``D``.
-        centers: Pseudo-cluster centers, ``[C, p]``.
-        steps: Inner steps ``n``.
+        centers: Pseudo-cluster centers, ``[C, p]``, or of each seed, ``[S, C, p]``.
+        steps: Inner steps ``n``, or one number for each seed.
         eta: Inner learning rate.
         loss: Inner loss; the paper's is ``"mse"`` (Table 2 compares).
         evolution: ``"closed_form"`` is Algorithm 2; ``"unrolled"`` and ``"unrolled_random"`` are Algorithm 1 from the
@@ -66,8 +72,11 @@ class ITMModule(L.LightningModule):
             ``1/λ_max`` for that batch and counts it, ``"error"`` stops, ``"off"`` lets it diverge.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        logit_centers: Centers before their shift, for the CE loss, ``[C, p]``.
-        seed: Seed of the initial weights and of random inner maps.
+        logit_centers: Centers before their shift, for the CE loss, of the shape of ``centers``.
+        seeds: Seeds of the initial weights and of random inner maps.
+
+    Raises:
+        SettingError: If a word is not known.
     """
 
     centers: Tensor
@@ -78,121 +87,121 @@ class ITMModule(L.LightningModule):
         dim: int,
         centers: Tensor,
         *,
-        steps: int,
+        steps: int | Sequence[int],
         eta: float = 0.01,
         loss: Loss = "mse",
         evolution: Evolution = "closed_form",
-        heldout: Literal["evolved", "plain"] = "evolved",
+        heldout: Heldout = "evolved",
         stability: Stability = "cap",
         lr: float = 5e-3,
         weight_decay: float = 1e-2,
         logit_centers: Tensor | None = None,
-        seed: int = 0,
+        seeds: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        for setting, value, allowed in (
-            ("loss", loss, ("mse", "mae", "ce")),
-            ("evolution", evolution, ("closed_form", "unrolled", "unrolled_random")),
-            ("heldout", heldout, ("evolved", "plain")),
-            ("stability", stability, ("cap", "error", "off")),
-        ):
-            if value not in allowed:
-                raise unknown(setting, value, allowed)
-        self.steps, self.eta, self.loss, self.evolution = steps, eta, loss, evolution
+        words = (("loss", loss, Loss), ("evolution", evolution, Evolution), ("heldout", heldout, Heldout))
+        for setting, word, allowed in (*words, ("stability", stability, Stability)):
+            if word not in get_args(allowed):
+                raise unknown(setting, word, get_args(allowed))
+        self.steps = [steps] * len(seeds) if isinstance(steps, int) else list(steps)
+        self.eta, self.loss, self.evolution = eta, loss, evolution
         self.heldout, self.stability, self.lr, self.weight_decay = heldout, stability, lr, weight_decay
-        self.register_buffer("centers", centers)
-        self.register_buffer("logit_centers", centers if logit_centers is None else logit_centers)
-        num_classes, p = centers.shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.conditioning = nn.Linear(dim, p, bias=False)
-            self.head = nn.Linear(p, num_classes)
-        self.inner_generator = torch.Generator().manual_seed(seed)
-        self.trace = Trace()
+        num_classes, p = centers.shape[-2:]
+        unshifted = centers if logit_centers is None else logit_centers
+        self.register_buffer("centers", centers.expand(len(seeds), num_classes, p))
+        self.register_buffer("logit_centers", unshifted.expand(len(seeds), num_classes, p))
+        layers = [_initial_layers(dim, num_classes, p, seed) for seed in seeds]
+        # [S, p, D], [S, C, p] and [S, C]: outputs first, the order in which products with few outputs are fast
+        self.map = nn.Parameter(torch.stack([first.weight.detach() for first, _ in layers]))
+        self.head = nn.Parameter(torch.stack([head.weight.detach() for _, head in layers]))
+        self.head_bias = nn.Parameter(torch.stack([head.bias.detach() for _, head in layers]))
+        self.seeds = list(seeds)
+        self.inner_generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.traces = [Trace() for _ in seeds]
         self.iteration = 0
-        self._last_loss = torch.tensor(float("nan"))
-        self._heldout = torch.zeros(3, dtype=torch.float64)
+        self._last_losses = torch.full((len(seeds),), math.nan)
+        self._counts = torch.zeros(3, len(seeds), dtype=torch.float64)
 
     @property
     def w_z(self) -> Tensor:
-        """The learned map ``W_z``, ``[D, p]``."""
-        return self.conditioning.weight.T
+        """The learned maps ``W_z``, ``[S, D, p]``."""
+        return self.map.mT
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Class logits ``[B, C]`` of features ``[B, D]``, evolved towards the classes ``y`` where they are given."""
-        theta = self.conditioning(x)
-        logits: Tensor = self.head(theta) if y is None else self.evolve(theta, y, self.head.weight) + self.head.bias
-        return logits
+        """Class logits ``[S, B, C]`` of features ``[S, B, D]``, evolved towards the classes ``y [S, B]`` if given."""
+        theta = self.embed(x)
+        if y is None:
+            return self.classify(theta)
+        return self.evolve(theta, y, self.head) + self.head_bias[:, None]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Conditioned embeddings ``Θ = E W_z``, ``[S, B, p]``, of features ``[S, B, D]``."""
+        return (self.map @ x.mT).mT
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Class logits ``[S, B, C]`` of embeddings ``[S, B, p]``."""
+        return embeddings @ self.head.mT + self.head_bias[:, None]
 
     def evolve(self, theta: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
-        """Evolve conditioned embeddings ``[B, p]`` by this module's settings, with a stable ``η``.
+        """Evolve conditioned embeddings ``[S, B, p]`` by this module's settings, with a stable ``η``.
 
-        See :func:`itm.dva.equations.evolve` for ``onto``.
+        See :func:`itm.dva.equations.evolve` for ``onto``, ``[S, C, p]``.
         """
-        eta = self._stable_eta(theta)
-        if self.evolution == "closed_form":
-            return evolve(
-                theta,
-                y,
-                self.centers,
-                eta=eta,
-                steps=self.steps,
-                loss=self.loss,
-                logit_centers=self.logit_centers,
-                onto=onto,
-            )
-        evolved = evolve_unrolled(
-            theta,
-            y,
-            self.centers,
-            eta=eta,
-            steps=self.steps,
-            loss=self.loss,
-            init="identity" if self.evolution == "unrolled" else "random",
-            generator=self.inner_generator,
-            logit_centers=self.logit_centers,
-        )
-        return evolved if onto is None else evolved @ onto.T
+        etas = self._stable_etas(theta)
+        if self.loss == "mse" and self.evolution == "closed_form":
+            target = self.centers.gather(1, y[..., None].expand(-1, -1, self.centers.shape[2]))
+            eta = self.eta if all(eta == self.eta for eta in etas) else theta.new_tensor(etas)
+            return closed_form(theta, target, eta, self.steps, onto)
+        # explicit steps have nothing to share between seeds
+        evolved = torch.stack([self._evolve_one(s, theta[s], y[s], eta) for s, eta in enumerate(etas)])
+        return evolved if onto is None else evolved @ onto.mT
 
     def training_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
-        """Train on a round of mini-batches, one step of the optimiser each (Algorithm 2, lines 3 to 7)."""
+        """Train on a chunk of mini-batches, one step of the optimiser each (Algorithm 2, lines 3 to 7)."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         weights = list(self.parameters())
         for x, y in batch:
-            loss = F.cross_entropy(self(x, y), y)
+            losses = _losses(self(x, y), y).mean(dim=1)
             for weight in weights:  # zero_grad() takes fifty microseconds for it
                 weight.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             self.iteration += 1
-            self._last_loss = loss.detach()
+            self._last_losses = losses.detach()
 
     def on_validation_epoch_start(self) -> None:
         """Start counting rows, hits and nats."""
-        self._heldout = torch.zeros(3, dtype=torch.float64)
+        self._counts = torch.zeros(3, len(self.seeds), dtype=torch.float64)
 
     def validation_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
-        """Count the held-out rows, those that the head gets right, and their cross-entropy."""
+        """Count the held-out rows, those that the head classifies correctly, and their cross-entropy."""
         for x, y in batch:
             logits = self(x, y if self.heldout == "evolved" else None)
-            hits = (logits.argmax(dim=1) == y).sum()
-            self._heldout += torch.tensor([len(y), float(hits), float(F.cross_entropy(logits, y, reduction="sum"))])
+            hits = (logits.argmax(dim=2) == y).sum(dim=1)
+            rows = torch.full_like(hits, y.shape[1])
+            self._counts += torch.stack([rows, hits, _losses(logits, y).sum(dim=1)]).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Keep and log the held-out score and the state of the evolution."""
-        rows, hits, nats = self._heldout.tolist()
-        self.trace.curve[self.iteration] = accuracy = hits / rows
-        self.trace.heldout_losses[self.iteration] = nats / rows
-        self.trace.losses[self.iteration] = float(self._last_loss)
+        """Record and log the held-out scores and the state of the evolution.
+
+        Raises:
+            FeatureError: If a loss is not finite any more: the training diverged.
+        """
+        rows, hits, nats = self._counts
+        accuracies, heldout_losses = hits / rows, nats / rows
+        for i, trace in enumerate(self.traces):
+            trace.curve[self.iteration] = float(accuracies[i])
+            trace.heldout_losses[self.iteration] = float(heldout_losses[i])
+            trace.losses[self.iteration] = float(self._last_losses[i])
+            self._check_finite(self.seeds[i], trace.losses[self.iteration], trace.heldout_losses[self.iteration])
         self.log_dict(
             {
-                "heldout_accuracy": accuracy,
-                "heldout_loss": self.trace.heldout_losses[self.iteration],
-                "train_loss": self.trace.losses[self.iteration],
-                "n": float(self.steps),
-                "eta_lambda_max": self.trace.eta_lambda,
-                "capped_batches": float(self.trace.capped),
+                "heldout_accuracy": accuracies.mean(),
+                "heldout_loss": heldout_losses.mean(),
+                "train_loss": self._last_losses.mean(),
+                "eta_lambda_max": max(trace.eta_lambda for trace in self.traces),
+                "capped_batches": float(sum(trace.capped for trace in self.traces)),
             }
         )
 
@@ -200,13 +209,28 @@ class ITMModule(L.LightningModule):
         """AdamW on ``W_z`` and the head, in one fused kernel."""
         return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
-    def _stable_eta(self, theta: Tensor) -> float:
+    def _evolve_one(self, s: int, theta: Tensor, y: Tensor, eta: float) -> Tensor:
+        """Evolve one seed's embeddings ``[B, p]`` by explicit steps."""
+        settings: dict[str, Any] = {"eta": eta, "steps": self.steps[s], "loss": self.loss}
+        settings["logit_centers"] = self.logit_centers[s]
+        if self.evolution == "closed_form":
+            return evolve(theta, y, self.centers[s], **settings)
+        init: Any = "identity" if self.evolution == "unrolled" else "random"
+        generator = self.inner_generators[s]
+        return evolve_unrolled(theta, y, self.centers[s], init=init, generator=generator, **settings)
+
+    def _stable_etas(self, theta: Tensor) -> list[float]:
+        """Inner learning rate of each seed for one batch, lowered where the evolution would diverge."""
         if self.stability == "off":
-            return self.eta
+            return [self.eta] * len(self.seeds)
         # λ_max(C) <= trace(C): the cheap bound settles most batches without an eigenvalue
-        bound = self.eta * float(torch.linalg.vector_norm(theta.detach())) ** 2 / len(theta)
+        norms = torch.linalg.vector_norm(theta.detach(), dim=(1, 2)).tolist()
+        return [self._stable_eta(*each) for each in zip(self.traces, norms, theta, strict=True)]
+
+    def _stable_eta(self, trace: Trace, norm: float, theta: Tensor) -> float:
+        bound = self.eta * norm**2 / len(theta)
         value = bound if bound <= 2 else self.eta * largest_eigenvalue(theta)
-        self.trace.eta_lambda = max(self.trace.eta_lambda, value)
+        trace.eta_lambda = max(trace.eta_lambda, value)
         if value <= 2:
             return self.eta
         if self.stability == "error":
@@ -214,35 +238,48 @@ class ITMModule(L.LightningModule):
                 f"stability=error: eta * lambda_max is {value:.3g} at iteration {self.iteration}, and the evolution "
                 "diverges above 2; lower eta, use scaling=unit or stability=cap."
             )
-        self.trace.capped += self.training
+        trace.capped += self.training
         return self.eta / value
 
+    def _check_finite(self, seed: int, *losses: float) -> None:
+        if not all(map(math.isfinite, losses)):
+            raise FeatureError(
+                f"stability={self.stability}: training of seed {seed} diverged within {self.iteration} batches (losses "
+                f"{', '.join(f'{loss:.3g}' for loss in losses)}); use stability=cap, scaling=unit or a lower lr."
+            )
 
-def fit(
-    module: ITMModule,
-    train: RandomBatches,
-    heldout: OrderedBatches,
-    *,
-    iterations: int = 500,
-    evaluate_every: int = 100,
-    accelerator: str = "cpu",
-) -> Trace:
-    """Train a module for a number of batches, scoring the held-out part at intervals and at the end.
+
+def _initial_layers(dim: int, num_classes: int, p: int, seed: int) -> tuple[nn.Linear, nn.Linear]:
+    """Map and head with the initial weights that torch draws for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(dim, p, bias=False), nn.Linear(p, num_classes)
+
+
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each row, nats, ``[S, B, C]`` and ``[S, B]`` to ``[S, B]``."""
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+
+
+def fit(module: ITMModule, data: TransferData, *, accelerator: str = "cpu") -> list[Trace]:
+    """Train a module on cached features, scoring the held-out part after each chunk of batches.
 
     Args:
-        module: What to train; its ``trace`` is filled.
-        train: Training batches.
-        heldout: Held-out batches.
-        iterations: Number of training batches.
-        evaluate_every: Batches between two evaluations.
+        module: The module to train; its ``traces`` are filled.
+        data: Batches of :meth:`itm.core.datamodule.TransferData.from_features`, for the module's seeds.
         accelerator: Lightning's accelerator: ``"cpu"``, ``"cuda"``, ``"auto"``, ...
 
     Returns:
-        The module's trace.
+        The trace of each seed.
+
+    Raises:
+        FeatureError: If the training diverges, or would diverge and ``stability`` is ``"error"``.
     """
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    width = train.x.shape[1] * module.centers.shape[1]
-    with quiet_lightning(), _few_threads(train.batch_size * width), no_driver_probe():
+    products = data.batch_size * module.map.numel()
+    with ExitStack() as contexts:
+        for context in (quiet_lightning(), no_driver_probe(), full_precision(), _few_threads(products)):
+            contexts.enter_context(context)
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=1,
@@ -252,8 +289,8 @@ def fit(
             enable_checkpointing=False,
             **options,
         )
-        trainer.fit(module, Rounds(train, iterations, evaluate_every), Rounds(heldout, len(heldout), len(heldout)))
-    return module.trace
+        trainer.fit(module, datamodule=data)
+    return module.traces
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,12 +34,33 @@ def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tenso
         return x
     if scaling == "l2":
         return F.normalize(x, dim=1)
-    if scaling not in ("unit", "standardize"):
-        raise unknown("scaling", scaling, ("unit", "none", "l2", "standardize"))
-    fitted = x[train]
-    mean = fitted.mean(dim=0)
-    centred = fitted - mean
-    spread = centred.norm(dim=1).mean() if scaling == "unit" else fitted.std(dim=0, correction=0)
-    # rounding leaves a constant feature a spread of about eps times its size, which is no signal
-    floor = 10 * torch.finfo(x.dtype).eps * torch.stack(torch.aminmax(fitted)).abs().max()
-    return (x - mean).mul_(torch.where(spread > floor, 1 / spread.clamp(min=floor), 0).nan_to_num(posinf=0))
+    mean, factor = fit_scaling(x[train], scaling)
+    return (x - mean).mul_(factor)
+
+
+def fit_scaling(x: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
+    """Fit the scalings that are linear, ``(x − mean)·factor``; ``"l2"`` needs no fit and leaves features as they are.
+
+    Args:
+        x: Training rows, float, ``[N, D]``; left centred for ``"unit"`` and ``"standardize"``, which saves a copy.
+        scaling: As in :func:`scale_features`.
+
+    Returns:
+        Mean ``[D]`` and factor, ``[1]`` or ``[D]``; a constant column or set has the factor 0.
+
+    Raises:
+        SettingError: If ``scaling`` is not known.
+    """
+    if scaling not in get_args(Scaling):
+        raise unknown("scaling", scaling, get_args(Scaling))
+    if scaling in ("none", "l2"):
+        return x.new_zeros(x.shape[1]), x.new_ones(1)
+    # rounding leaves a constant feature a deviation of about eps times its size, which is not signal
+    floor = 10 * torch.finfo(x.dtype).eps * torch.stack(torch.aminmax(x)).abs().max()
+    mean = x.mean(dim=0)
+    x -= mean
+    if scaling == "unit":
+        deviation = torch.linalg.vector_norm(x, dim=1).mean().view(1)
+    else:
+        deviation = torch.linalg.vector_norm(x, dim=0) / len(x) ** 0.5
+    return mean, torch.where(deviation > floor, 1 / deviation.clamp(min=floor), 0).nan_to_num(posinf=0)

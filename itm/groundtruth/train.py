@@ -18,12 +18,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from itm.core import provenance
+from itm.core.datamodule import TransferData
 from itm.core.devices import Precision
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
 from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
-from itm.groundtruth.datamodule import TransferData
 from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits

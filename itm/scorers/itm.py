@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from itm.core.errors import SettingError
+from itm.core.features import Features
 from itm.core.settings import Count, NonNegative, Positive, Share, settings
 from itm.core.splits import split_indices
-from itm.dva.batches import OrderedBatches, RandomBatches
 from itm.dva.equations import (
     CenterScheme,
     Evolution,
@@ -23,28 +25,51 @@ from itm.dva.equations import (
     class_distance,
     pseudo_centers,
 )
-from itm.dva.scaling import Scaling, scale_features
+from itm.dva.scaling import Scaling, fit_scaling
 from itm.scorers.base import Samples, Score, Scorer
 
 if TYPE_CHECKING:
-    from itm.dva.module import ITMModule
+    from itm.core.datamodule import TransferData
+    from itm.dva.module import ITMModule, Trace
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What :meth:`ITM.train` leaves behind.
+    """Result of :meth:`ITM.train`.
 
     Args:
-        module: The trained map and head, with their trace.
-        heldout: Scaled features and classes of the held-out part.
-        distance: dis_φ of the training part.
-        batch_size: The batch size used.
+        module: The trained map and head, with one trace for each seed.
+        data: The batches they were trained on, and the held-out ones.
+        scores: The score of each seed.
     """
 
     module: ITMModule
-    heldout: OrderedBatches
+    data: TransferData
+    scores: Sequence[Score]
+
+
+_MOST_VALUES = 2**25  # of the gathered batches of all seeds that train side by side: 128 MiB
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What one seed's training rows decide before the training.
+
+    Args:
+        distance: dis_φ of the training part.
+        steps: Inner steps ``n``.
+        mean: Subtracted from each row, ``[D]``.
+        factor: Multiplies each row afterwards, ``[1]`` or ``[D]``.
+        centers: Shifted pseudo-cluster centers, ``[C, p]``.
+        logit_centers: The same before the shift.
+    """
+
     distance: float
-    batch_size: int
+    steps: int
+    mean: Tensor
+    factor: Tensor
+    centers: Tensor
+    logit_centers: Tensor
 
 
 @settings("scorer.itm")
@@ -108,12 +133,92 @@ class ITM(Scorer):
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; details hold n, dis_φ, curve and losses by iteration, and how stable the evolution was."""
-        trained = self.train(samples)
-        trace = trained.module.trace
+        return self.evaluate_seeds(samples, [self.seed])[0]
+
+    def evaluate_seeds(self, samples: Samples, seeds: Sequence[int]) -> list[Score]:
+        """Score one model under several seeds that train side by side; each score is that of its seed alone.
+
+        The seeds share the features in memory, and each small operation of a step computes for all of them.
+        """
+        features = self._features(samples)
+        # groups give each seed a split of its own size; the batches of all seeds lie in memory
+        values = min(self.batch_size, len(features.x)) * features.dim
+        size = max(1, _MOST_VALUES // values) if samples.groups is None else 1
+        stacks = [seeds[start : start + size] for start in range(0, len(seeds), size)]
+        return [score for stack in stacks for score in self._train(features, samples.num_classes, stack).scores]
+
+    def train(self, samples: Samples) -> Trained:
+        """Train the map and the head of one model under the scorer's own seed (Algorithm 1 or 2)."""
+        return self._train(self._features(samples), samples.num_classes, [self.seed])
+
+    def _features(self, samples: Samples) -> Features:
+        device = self._device()
+        x, y = samples.x.float().to(device), samples.y.to(device)
+        return Features(F.normalize(x, dim=1) if self.scaling == "l2" else x, y, groups=samples.groups)
+
+    def _train(self, features: Features, num_classes: int, seeds: Sequence[int]) -> Trained:
+        # Lightning takes seconds to import: only the scorer that trains pays for it
+        from itm.core.datamodule import TransferData
+        from itm.dva.module import ITMModule, fit
+
+        labels, device = features.y.cpu(), features.x.device
+        splits = [split_indices(labels, self.train_fraction, seed, features.groups) for seed in seeds]
+        train, held_out = (torch.stack(rows).to(device) for rows in zip(*splits, strict=True))
+        prepared = [self._prepare(features, rows, num_classes, seed) for rows, seed in zip(train, seeds, strict=True)]
+        offset = torch.stack([-p.mean * p.factor for p in prepared])[:, None]
+        factor = torch.stack([p.factor for p in prepared])[:, None]
+        data = TransferData.from_features(
+            features,
+            train,
+            held_out,
+            seeds=seeds,
+            batch_size=self.batch_size,
+            iterations=self.iterations,
+            evaluate_every=self.evaluate_every,
+            transform=lambda batch: torch.addcmul(offset, batch, factor, out=batch),
+        )
+        names = ("eta", "loss", "evolution", "heldout", "stability", "lr", "weight_decay")
+        module = ITMModule(
+            features.dim,
+            torch.stack([p.centers for p in prepared]),
+            steps=[p.steps for p in prepared],
+            logit_centers=torch.stack([p.logit_centers for p in prepared]),
+            seeds=seeds,
+            **{name: getattr(self, name) for name in names},
+        )
+        traces = fit(module, data, accelerator=device.type)
+        scores = [self._score(p, trace, data.batch_size) for p, trace in zip(prepared, traces, strict=True)]
+        return Trained(module, data, scores)
+
+    def _prepare(self, features: Features, train: Tensor, num_classes: int, seed: int) -> _Prepared:
+        """Fit scaling, centers and number of steps to the training rows of one seed."""
+        x = features.x.index_select(0, train)
+        # a class of one row may be held out whole: its training part is empty, and the others are renumbered
+        classes = torch.unique(features.y[train], return_inverse=True)[1]
+        distance = class_distance(x, classes, self.standardize)
+        mean, factor = fit_scaling(x, self.scaling)
+        unshifted = pseudo_centers(
+            num_classes, self.dim or num_classes, self.centers, generator=torch.Generator().manual_seed(seed)
+        )
+        centers = unshifted
+        if self.shift:
+            std, shift = torch.std_mean(x.mul_(factor), correction=0)
+            # constant features have no deviation to scale the centers by
+            centers = unshifted * (float(std) or 1.0) + float(shift)
+        return _Prepared(
+            distance=distance,
+            steps=self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b),
+            mean=mean,
+            factor=factor,
+            centers=centers.float().to(x.device),
+            logit_centers=unshifted.float().to(x.device),
+        )
+
+    def _score(self, prepared: _Prepared, trace: Trace, batch_size: int) -> Score:
         details = {
-            "n": trained.module.steps,
-            "distance": trained.distance,
-            "batch_size": trained.batch_size,
+            "n": prepared.steps,
+            "distance": prepared.distance,
+            "batch_size": batch_size,
             "curve": trace.curve,
             "losses": trace.losses,
             "heldout_losses": trace.heldout_losses,
@@ -123,50 +228,8 @@ class ITM(Scorer):
         value = trace.best if self.measure == "accuracy" else -min(trace.heldout_losses.values())
         return Score(value, details=details)
 
-    def train(self, samples: Samples) -> Trained:
-        """Train the map and the head of one model (Algorithm 1 or 2)."""
-        device = self._device()
-        x, y = samples.x.float().to(device), samples.y.to(device)
-        train, heldout = (
-            rows.to(device) for rows in split_indices(samples.y, self.train_fraction, self.seed, samples.groups)
-        )
-        x_train, y_train = x[train], y[train]
-        # a class of one row may be held out whole: its training part is empty, and the others are renumbered
-        distance = class_distance(x_train, torch.unique(y_train, return_inverse=True)[1], self.standardize)
-        n = self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b)
-        x = scale_features(x, train, self.scaling)
-        x_train = x[train]
-        generator = torch.Generator().manual_seed(self.seed)
-        shuffled = heldout[torch.randperm(len(heldout), generator=generator).to(device)]
-        # Lightning takes seconds to import: only the scorer that trains pays for it
-        from itm.dva.module import ITMModule, fit
-
-        module = ITMModule(x.shape[1], **self._inner(x_train, samples.num_classes), steps=n)
-        batches = RandomBatches(x_train, y_train, self.batch_size, generator)
-        held = OrderedBatches(x[shuffled], y[shuffled], self.batch_size)
-        fit(
-            module,
-            batches,
-            held,
-            iterations=self.iterations,
-            evaluate_every=self.evaluate_every,
-            accelerator=device.type,
-        )
-        return Trained(module, held, distance, batches.batch_size)
-
     def _device(self) -> torch.device:
         has_cuda = torch.cuda.is_available()
         if self.accelerator == "cuda" and not has_cuda:
             raise SettingError("scorer.itm.accelerator=cuda: torch sees no CUDA device; use cpu or auto.")
         return torch.device("cuda" if has_cuda and self.accelerator != "cpu" else "cpu")
-
-    def _inner(self, x: Tensor, num_classes: int) -> dict[str, Any]:
-        """Arguments of the module for scaled training features ``x``: shifted centers of width ``p``, and settings."""
-        p = num_classes if self.dim is None else self.dim
-        mean, std = (float(x.mean()), float(x.std(correction=0))) if self.shift else (0.0, 1.0)
-        # constant features have no spread to scale the centers by
-        std = std if std > 0 else 1.0
-        unshifted = pseudo_centers(num_classes, p, self.centers, generator=torch.Generator().manual_seed(self.seed))
-        names = ("eta", "loss", "evolution", "heldout", "stability", "lr", "weight_decay", "seed")
-        settings = {name: getattr(self, name) for name in names}
-        return settings | {"centers": (unshifted * std + mean).float(), "logit_centers": unshifted.float()}

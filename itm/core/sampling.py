@@ -15,12 +15,12 @@ from torch.utils.data import Dataset, Sampler
 from itm.core.seeding import derive_seed
 
 
-class _Images(Protocol):
+class LabelledImages(Protocol):
     """Labelled images by index."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Any, int]: ...
+    def __getitem__(self, index: int, /) -> tuple[Any, int]: ...
 
 
 class EpochSampler(Sampler[int]):
@@ -62,7 +62,7 @@ class SeededViews(Dataset[tuple[Tensor, int]]):
         seed: Decides the views.
     """
 
-    def __init__(self, images: _Images, transform: Callable[[Any], Tensor], seed: int = 0) -> None:
+    def __init__(self, images: LabelledImages, transform: Callable[[Any], Tensor], seed: int = 0) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
     def __len__(self) -> int:
