@@ -94,7 +94,10 @@ def test_different_datasets_are_not_compared():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"pool": {}}, "no model"),
+        ({"pool": {}}, "pool: empty"),
+        ({"pool": [1]}, "pool: expected features by model name, found list"),
+        ({"pool": {"a": [1]}}, r"pool\['a'\]: expected itm.Features\(x, y\), found list"),
+        ({"pool": {"nan": None}}, "pool: 'nan' cannot name a model"),
         ({"scorer": "logmee"}, "scorer=logmee: not known. Did you mean 'logme'"),
         ({"seeds": 0}, "seeds=0"),
     ],

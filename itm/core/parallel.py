@@ -47,7 +47,12 @@ def processes() -> int:
     return min(cores(), _MOST_PROCESSES)
 
 
-def map_forked(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
+def map_forked(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Result]:
     """Apply a function to every item, in ``jobs`` forked processes of one thread each.
 
     The processes inherit function and items, so neither is pickled; results and exceptions are.
@@ -56,6 +61,7 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item], jobs: 
         function: The computation.
         items: Its arguments, one per call.
         jobs: Number of processes; 1 computes in this process, with its threads.
+        advance: Called with 1 after each item, in the order of the items.
 
     Returns:
         The results, in the order of the items.
@@ -64,14 +70,21 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item], jobs: 
         SettingError: If a process was killed.
     """
     jobs = min(jobs, len(items))
+    results = []
     if jobs <= 1:
-        return [function(item) for item in items]
+        for item in items:
+            results.append(function(item))
+            advance(1)
+        return results
     fork = multiprocessing.get_context("fork")
     try:
         with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_inherit, initargs=(function, items)) as pool:
-            return list(pool.map(_compute, range(len(items))))
+            for result in pool.map(_compute, range(len(items))):
+                results.append(result)
+                advance(1)
     except BrokenProcessPool as error:
         raise SettingError(f"jobs={jobs}: a worker process was killed, probably out of memory; set jobs=1.") from error
+    return results
 
 
 def _inherit(function: Callable[[Any], Any], items: Sequence[Any]) -> None:

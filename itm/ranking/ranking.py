@@ -1,4 +1,4 @@
-"""From a pool of features to a ranking of models."""
+"""Rank the models of a pool of features by a score."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ import itm.scorers
 from itm.core.errors import FeatureError, ItmError, SettingError, unknown
 from itm.core.features import Features
 from itm.core.parallel import map_forked
+from itm.core.progress import show_progress
 from itm.scorers.base import Score, Scorer
 
 _log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class Entry:
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What the scorer noted beside the first seed's score."""
+        """Details that the scorer recorded with the first seed's score."""
         return self.runs[0].details
 
 
@@ -86,7 +88,7 @@ class Ranking:
         return [entry.model for entry in self.entries]
 
     def to_frame(self) -> pd.DataFrame:
-        """The ranking as a table, best first.
+        """Return the ranking as a table, best first.
 
         Returns:
             Columns ``rank`` (equal scores share the better one), ``model``, ``score``, ``std`` (over seeds; NaN for one
@@ -101,6 +103,13 @@ class Ranking:
         frame = pd.DataFrame(rows, columns=None if rows else ["model", "score", "std", "seconds"])
         frame.insert(0, "rank", frame["score"].rank(ascending=False, method="min").astype(int))
         return frame
+
+    def _repr_html_(self) -> str:
+        """Show the ranking as a table in a notebook."""
+        table = self.to_frame()[["rank", "model", "score", "std"]]
+        parts = [f"<p>{escape(self.name)}</p>", table.to_html(index=False, float_format="{:.4f}".format, na_rep="")]
+        parts += [f"<p>{escape(f'no score: {model}: {reason}')}</p>" for model, reason in self.failed.items()]
+        return "\n".join(parts)
 
     def __str__(self) -> str:
         lines = [f"{self.name}:"]
@@ -126,7 +135,8 @@ def rank(
         scorer: A scorer, or the name of one with its default settings.
         seed: First seed of a scorer with randomness; its own where not given.
         seeds: Number of seeds, counted upwards from ``seed``; a scorer without randomness runs once.
-        jobs: Processes that share a seeded scorer's models and seeds, see :func:`itm.core.parallel.map_forked`.
+        jobs: Processes that share the models of a scorer with randomness, see
+            :func:`itm.core.parallel.map_forked`.
             Scorers without randomness are quick and share what they compute for one model: they stay in this process.
 
     Returns:
@@ -136,14 +146,12 @@ def rank(
         SettingError: If the pool is empty, the scorer is not known, or ``seeds`` or ``jobs`` is below 1.
         FeatureError: If the models do not share one set of classes, or none of them could be scored.
     """
-    if not pool:
-        raise SettingError("rank: the pool holds no model; give features by model name.")
+    check_pool(pool)
     for setting, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise SettingError(f"{setting}={value}: expected a number of at least 1.")
-    _check_labels(pool)
     chosen = by_name(scorer) if isinstance(scorer, str) else scorer
-    runs, failed = _run(_seeded(chosen, seed, seeds), pool, jobs if hasattr(chosen, "seed") else 1)
+    runs, failed = _run(chosen, _seeds(chosen, seed, seeds), pool, jobs if hasattr(chosen, "seed") else 1)
     entries = [Entry(model, tuple(scores)) for model, scores in runs.items() if model not in failed]
     if not entries:
         first = next(iter(failed))
@@ -191,10 +199,10 @@ def rank_all(
 
 
 def by_name(name: str) -> Scorer:
-    """The scorer of that name with its default settings.
+    """Build the scorer of that name with its default settings.
 
     Raises:
-        SettingError: If no scorer has that name, or it cannot do without settings.
+        SettingError: If no scorer has that name, or it needs settings.
     """
     table = {
         cls.name: cls for cls in vars(itm.scorers).values() if hasattr(cls, "evaluate_one") and hasattr(cls, "name")
@@ -205,15 +213,23 @@ def by_name(name: str) -> Scorer:
     return scorer
 
 
-def _seeded(scorer: Scorer, seed: int | None, seeds: int) -> list[Scorer]:
-    own = getattr(scorer, "seed", None)
-    if own is None:
-        return [scorer]
-    first = own if seed is None else seed
-    return [dataclasses.replace(scorer, **{"seed": first + i}) for i in range(seeds)]
+def check_pool(pool: object) -> None:
+    """Check that a pool can be ranked.
 
-
-def _check_labels(pool: Mapping[str, Features]) -> None:
+    Raises:
+        SettingError: If it is not a mapping of names to features, or empty.
+        FeatureError: If the models have different classes.
+    """
+    if not isinstance(pool, Mapping):
+        raise SettingError(f"pool: expected features by model name, found {type(pool).__name__}.")
+    if not pool:
+        raise SettingError("pool: empty; give features by model name, as in {'resnet50': itm.Features(x, y)}.")
+    for model, features in pool.items():
+        if not isinstance(model, str) or model.strip().casefold() in ("", "nan", "none"):
+            raise SettingError(f"pool: {model!r} cannot name a model; tables would show it as missing.")
+        if not isinstance(features, Features):
+            found = type(features).__name__
+            raise SettingError(f"pool[{model!r}]: expected itm.Features(x, y), found {found}.")
     first, *others = pool
     classes = torch.unique(pool[first].y)
     for model in others:
@@ -221,40 +237,52 @@ def _check_labels(pool: Mapping[str, Features]) -> None:
             raise FeatureError(f"{model} and {first} have different classes; compare models on one dataset only.")
 
 
+def _seeds(scorer: Scorer, seed: int | None, seeds: int) -> list[int]:
+    """Return the seeds of a scorer with randomness; none for another one."""
+    own = getattr(scorer, "seed", None)
+    if own is None:
+        return []
+    first = own if seed is None else seed
+    return list(range(first, first + seeds))
+
+
 def _run(
-    variants: Sequence[Scorer], pool: Mapping[str, Features], jobs: int
+    scorer: Scorer, seeds: Sequence[int], pool: Mapping[str, Features], jobs: int
 ) -> tuple[dict[str, list[Score]], dict[str, str]]:
-    """Every model's scores by seed, and the reasons of those that cannot be scored."""
-    tasks = [(variant, model) for variant in variants for model in pool]
-    if variants[0].relative:
-        outcomes = [outcome for variant in variants for outcome in _relative(variant, pool)]
+    """Return every model's scores by seed, and the reasons of those that cannot be scored."""
+    if scorer.relative:
+        outcomes = _score_relative(scorer, seeds, pool)
     else:
-        outcomes = map_forked(lambda task: _score(*task, pool), tasks, jobs)
+        with show_progress(f"Scoring with {scorer.name}", len(pool), unit="models") as advance:
+            outcomes = map_forked(lambda model: _score(scorer, model, pool[model], seeds), list(pool), jobs, advance)
     runs: dict[str, list[Score]] = {}
     failed: dict[str, str] = {}
-    for (_, model), outcome in zip(tasks, outcomes, strict=True):
-        if isinstance(outcome, Score):
-            runs.setdefault(model, []).append(outcome)
-        else:
+    for model, outcome in zip(pool, outcomes, strict=True):
+        if isinstance(outcome, str):
             failed[model] = outcome
-    return {model: runs[model] for model in pool if model in runs}, failed
+        else:
+            runs[model] = outcome
+    return runs, failed
 
 
-def _score(scorer: Scorer, model: str, pool: Mapping[str, Features]) -> Score | str:
+def _score(scorer: Scorer, model: str, features: Features, seeds: Sequence[int]) -> list[Score] | str:
     try:
-        return scorer.evaluate({model: pool[model]})[model]
+        return scorer.evaluate_model(model, features, seeds)
     except ItmError as error:
         return str(error).removeprefix(f"{model}: ")
 
 
-def _relative(scorer: Scorer, pool: Mapping[str, Features]) -> list[Score | str]:
-    """Scores of the models that can be scored, each beside the others; the reason in place of those that cannot."""
-    outcomes: dict[str, Score | str] = {}
+def _score_relative(scorer: Scorer, seeds: Sequence[int], pool: Mapping[str, Features]) -> list[list[Score] | str]:
+    """Score models beside each other; a model that cannot be scored is left out, with the reason in its place."""
+    reasons: dict[str, str] = {}
     for model, features in pool.items():
         try:
             scorer.checked(model, features)
         except ItmError as error:
-            outcomes[model] = str(error).removeprefix(f"{model}: ")
-    sound = {model: features for model, features in pool.items() if model not in outcomes}
-    outcomes |= scorer.evaluate(sound) if sound else {}
-    return [outcomes[model] for model in pool]
+            reasons[model] = str(error).removeprefix(f"{model}: ")
+    sound = {model: features for model, features in pool.items() if model not in reasons}
+    if not sound:
+        return [reasons[model] for model in pool]
+    variants = [dataclasses.replace(scorer, **{"seed": seed}) for seed in seeds] or [scorer]
+    runs = [variant.evaluate(sound) for variant in variants]
+    return [reasons[model] if model in reasons else [run[model] for run in runs] for model in pool]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -117,18 +117,37 @@ class Scorer(ABC):
 
     def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
         """Score every model like :meth:`score`, with seconds and details."""
-        scores = {}
-        for name, features in pool.items():
-            samples = self.checked(name, features)
-            start = time.perf_counter()
-            try:
-                score = self.evaluate_one(samples)
-            except FeatureError as error:
-                raise FeatureError(f"{name}: {error}") from error
+        return {name: self.evaluate_model(name, features)[0] for name, features in pool.items()}
+
+    def evaluate_model(self, name: str, features: Features, seeds: Sequence[int] = ()) -> list[Score]:
+        """Score one model, once for each seed.
+
+        Args:
+            name: The model, named in every error.
+            features: Its features.
+            seeds: Seeds of a scorer with randomness; none for the scorer's own.
+
+        Returns:
+            A finite score for each seed; they share the seconds equally.
+
+        Raises:
+            FeatureError: If the features cannot be scored.
+        """
+        samples = self.checked(name, features)
+        start = time.perf_counter()
+        try:
+            scores = self.evaluate_seeds(samples, seeds) if seeds else [self.evaluate_one(samples)]
+        except FeatureError as error:
+            raise FeatureError(f"{name}: {error}") from error
+        seconds = (time.perf_counter() - start) / len(scores)
+        for score in scores:
             if not math.isfinite(score.value):
                 raise FeatureError(f"{name}: {self.name} is {score.value} on these features; the model gets no score.")
-            scores[name] = replace(score, seconds=time.perf_counter() - start)
-        return scores
+        return [replace(score, seconds=seconds) for score in scores]
+
+    def evaluate_seeds(self, samples: Samples, seeds: Sequence[int]) -> list[Score]:
+        """Score one model under each seed; scorers that can train several seeds at once override it."""
+        return [replace(self, **{"seed": seed}).evaluate_one(samples) for seed in seeds]
 
     @abstractmethod
     def evaluate_one(self, samples: Samples) -> Score:
