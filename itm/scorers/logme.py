@@ -23,9 +23,9 @@ class LogME(Scorer):
     Prior precision ``alpha`` of ``w`` and noise precision ``beta`` maximise the evidence of each target. Features are
     neither centred nor scaled and there is no bias, as published.
 
-    The published fixed point stops after 11 rounds, and credits each dimension that the rows do not span (``N < D``,
-    dead units) with ``ln(alpha) / 2``, so that it grows with the width whatever the features hold. The default is the
-    exact maximum; where the published number converged on features of full rank, the two agree to about 1e-7.
+    The published fixed point stops after 11 rounds. Where ``N < D`` it adds ``ln(alpha) / 2`` for each dimension beyond
+    ``N``, so it grows with the width even of noise. The default is the exact maximum; the two agree to about 1e-7 where
+    ``N > D`` and the published rounds converged.
 
     Args:
         reference: True gives the published number (thuml/LogME, ``_fit_fixed_point``).
@@ -91,8 +91,12 @@ def _evidence(n: int, sigma: Tensor, a: Tensor, rest: Tensor, log_tau: Tensor) -
 
 
 def _fixed_point(m: Moments, sigma: Tensor, a: Tensor, rest: Tensor) -> Tensor:
-    """Published evidence per row: MacKay's updates, 11 rounds at most, and ``D`` against ``k`` log terms, ``[C]``."""
-    k = len(sigma) if m.d < m.n else m.n
+    """Compute the published evidence per row, ``[C]``: MacKay's updates, at most 11 rounds.
+
+    The log-determinant has ``min(N, D)`` terms; directions without variance, such as dead units, count with
+    ``ln(alpha)``, since the published rank test keeps their eigenvalues, which rounding leaves above its threshold.
+    """
+    k = min(m.n, m.d)
     s = sigma[:, None]
     alpha = beta = evidence = torch.ones(m.c, dtype=torch.float64)
     active = torch.ones(m.c, dtype=torch.bool)
