@@ -403,7 +403,21 @@ def test_knn_shares_places_and_points_on_ties() -> None:
     assert one(KNN(5), Features(torch.zeros(10, 3), y)) == pytest.approx(60)  # the larger class wins every vote
     line = Features(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1]))
     assert one(KNN(1), line) == pytest.approx(100 * (1 + 0.5 + 0) / 3)  # the middle row is as near to both
-    assert one(KNN(50), line) == pytest.approx(100 * (0.5 + 0.5 + 0) / 3)  # two others vote, however many are asked
+    assert one(KNN(50), line) == one(KNN(1), line)  # the smaller class has one row
+
+
+def test_neighbours_follow_the_smallest_class() -> None:
+    """With 60 classes of two rows, four of five neighbours are of other classes even where classes are tight."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(60).repeat_interleave(2)
+    centers = torch.randn(60, 64, generator=generator)
+    noise_of_rows = torch.randn(120, 64, generator=generator)
+    tight, loose = (Features(centers[y] + scale * noise_of_rows, y) for scale in (0.3, 1.0))
+    found = KNN().evaluate({"tight": tight, "loose": loose})
+    assert found["tight"].value == 100
+    assert found["tight"].value > found["loose"].value
+    assert found["tight"].details["k"] == 1
+    assert KNN().evaluate({"m": clusters(150, 8, 4)})["m"].details["k"] == 5
 
 
 # ---------------------------------------------------------------- linear probe
@@ -432,10 +446,21 @@ def test_probe_counts_folds_that_did_not_converge() -> None:
 def test_machines_are_those_of_scikit_learn() -> None:
     data = clusters(80, 6, 3, spread=0.5)
     x, y = data.x.numpy(), data.y.numpy()
-    ours = one_vs_rest_svm(torch.cat([data.x, torch.ones(80, 1)], dim=1), data.y, 3, tolerance=1e-8).numpy()
+    ours = one_vs_rest_svm(torch.cat([data.x, torch.ones(80, 1)], dim=1), data.y, 3).numpy()
     theirs = LinearSVC(C=1.0, dual=False, tol=1e-9, max_iter=10000).fit(x, y)
     np.testing.assert_allclose(ours[:-1].T, theirs.coef_, atol=1e-5)
     np.testing.assert_allclose(ours[-1], theirs.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("d", [30, 300])
+def test_machines_reach_the_minimum_with_more_dimensions_than_rows(d: int) -> None:
+    data = clusters(40, d, 3, spread=0.2)
+    x = torch.cat([data.x.double() * torch.logspace(0, 2, d), torch.ones(40, 1)], dim=1)
+    weights = one_vs_rest_svm(x, data.y, 3).requires_grad_()
+    signs = 2.0 * torch.nn.functional.one_hot(data.y, 3).double() - 1
+    loss = weights.square().sum() / 2 + (1 - signs * (x @ weights)).clamp_min(0).square().sum()
+    (gradient,) = torch.autograd.grad(loss, weights)
+    assert float(gradient.norm()) < 1e-7 * float((x.T @ signs).norm())
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -24,8 +24,9 @@ class KNN(Scorer):
     divided by ``k``.
 
     Args:
-        k: Number of neighbours; at most ``N - 1`` take part.
-        reference: Reproduce the published rule for tied votes instead.
+        k: Number of neighbours, lowered to the number of other rows of the smallest class: with more, a row of a small
+            class is outvoted however close its class is.
+        reference: Reproduce the published code instead: its rule for tied votes, and ``k`` as given.
     """
 
     name: ClassVar[str] = "knn"
@@ -36,7 +37,7 @@ class KNN(Scorer):
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 100 per cent."""
         x, y = moments(samples).centered, samples.y.cpu()
-        k = min(self.k, len(x) - 1)
+        k = min(self.k, len(x) - 1) if self.reference else _neighbours(self.k, y)
         points = _published_points if self.reference else _shared_points
         norms = x.square().sum(1)
         total = 0.0
@@ -47,7 +48,12 @@ class KNN(Scorer):
             squared[torch.arange(len(rows)), rows] = torch.inf
             votes = _votes(squared, y, k, samples.num_classes, tolerance=1e-13 * float(norms.max()))
             total += float(points(votes, y[rows]).sum())
-        return Score(100 * total / len(x))
+        return Score(100 * total / len(x), details={"k": k})
+
+
+def _neighbours(k: int, y: Tensor) -> int:
+    counts = torch.bincount(y)
+    return max(1, min(k, int(counts[counts > 0].min()) - 1))
 
 
 def _votes(squared: Tensor, y: Tensor, k: int, num_classes: int, tolerance: float) -> Tensor:
