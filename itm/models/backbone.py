@@ -106,6 +106,8 @@ class Backbone(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Weights of the source head, which no feature depends on; empty where there is none."""
+        if not self.has_head:  # some networks of timm cannot name a classifier that they do not have
+            return []
         head = cast(Any, self.net).get_classifier()
         return [weight for part in (head if isinstance(head, tuple) else (head,)) for weight in part.parameters()]
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError, SettingError, unknown
 from itm.models.checkpoints import Layout, fit, locate, match_by_order, read
+from itm.models.foreign import fit_names
 from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 # arguments of create_model that have settings of their own, or would make another interface of the network
+_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
 _OURS = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "global_pool", "features_only", "weights")
 _TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transformers with a class token
 
@@ -60,9 +66,19 @@ class TimmModel:
     """
 
     def __init__(self, model: str, setting: str) -> None:
-        self.name = model
+        model = model.removeprefix("timm/")  # as the hub's pages show it
+        self.name = self.architecture = model
         try:
-            config: Any = timm.get_pretrained_cfg(model, allow_unregistered=False)
+            if model.startswith(_HUB):
+                config, self.architecture = _hub_config(model)
+            else:
+                config = timm.get_pretrained_cfg(model, allow_unregistered=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise SettingError(
+                f"{setting}={model}: its config.json could not be read ({reason}). Check the name and the network; a "
+                "folder is local-dir:<path>."
+            ) from error
         except RuntimeError as error:
             closest = difflib.get_close_matches(model, [*timm.list_models(), *timm.list_pretrained()], n=4)
             hint = f" Closest: {', '.join(closest)}." if closest else ""
@@ -85,11 +101,23 @@ class TimmModel:
 
     def build(self, num_classes: int, **arguments: Any) -> nn.Module:
         """Build the network, initialised by the global random state."""
-        return timm.create_model(self.name, pretrained=False, num_classes=num_classes, **arguments)
+        return timm.create_model(self.architecture, pretrained=False, num_classes=num_classes, **arguments)
 
     def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
         """Return the network: timm's give features and logits apart."""
         return net
+
+
+def _hub_config(model: str) -> tuple[Any, str]:
+    """Read the configuration of a ``hf-hub:owner/name`` or ``local-dir:<path>`` model, as timm does."""
+    source, _, place = model.partition(":")
+    if source == "local-dir":
+        content = json.loads((Path(place).expanduser() / "config.json").read_text(encoding="utf-8"))
+        known, architecture = content.get("pretrained_cfg", content), content["architecture"]
+    else:
+        known, architecture, _ = load_model_config_from_hf(place)
+    names = {field.name for field in fields(PretrainedCfg)}
+    return PretrainedCfg(**{key: value for key, value in known.items() if key in names}), str(architecture)
 
 
 def find_model(model: str, setting: str) -> Family:
@@ -189,7 +217,8 @@ class NetworkBuilder:
         weights = read(locate(checkpoint, self.layout, setting), self.layout, setting)
         if not self.layout.by_order:
             return weights
-        classes = len(list(weights.values())[-1])
+        last = list(weights.values())[-1]
+        classes = len(last) if last.ndim > 0 else 1
         with torch.device("meta"):  # names and shapes alone
             expected = self._build(classes).state_dict()
         return match_by_order(weights, expected, f"{setting}={checkpoint}")
@@ -206,9 +235,10 @@ class NetworkBuilder:
             SettingError: If the network cannot be pooled so.
             CheckpointError: If the weights do not fit.
         """
-        weights = weights or {}
         heads = self.family.classifiers
+        weights = self._renamed(weights or {}, heads, source)
         found = [weights[f"{head}.weight"] for head in heads if f"{head}.weight" in weights]
+        found = [weight for weight in found if weight.ndim > 0]
         classes = len(found[0]) if found and len(found) == len(heads) else 0
         net = self._build(classes)
         own = _pooling_of(net)
@@ -228,6 +258,14 @@ class NetworkBuilder:
             fit(net, self._resampled(weights, net), source)
         return Network(self.family.finish(net, has_head), wanted, has_head)
 
+    def _renamed(self, weights: Mapping[str, Tensor], heads: Sequence[str], source: str) -> Mapping[str, Tensor]:
+        """Fit the names of a timm checkpoint to the network, whoever wrote it."""
+        if not weights or self.layout.by_order or self.layout.project != "timm":
+            return weights
+        with torch.device("meta"):  # names and shapes alone
+            net = self._build(2)
+        return fit_names(weights, net, heads, source)
+
     def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -240,19 +278,25 @@ class NetworkBuilder:
         if "img_size" not in self.arguments or not hasattr(net, "patch_embed"):
             return weights
         patches: Any = net.patch_embed
-        trained_size = self.model_args.get("img_size", self.family.preprocessing["input_size"][-1])
-        trained_side = trained_size // patches.patch_size[0]
         prefix = 0 if getattr(net, "no_embed_class", False) else int(getattr(net, "num_prefix_tokens", 1))
         expected = net.state_dict()
         resampled = dict(weights)
         for name, value in weights.items():
             if name not in expected or value.shape == expected[name].shape:
                 continue  # what fits, and what belongs to nothing and will be refused
-            if name == "pos_embed" and value.shape[1] == trained_side**2 + prefix:
+            if (
+                name == "pos_embed"
+                and value.ndim == 3
+                and math.isqrt(value.shape[1] - prefix) ** 2 == value.shape[1] - prefix
+            ):
                 resampled[name] = resample_abs_pos_embed(value, patches.grid_size, num_prefix_tokens=prefix)
-            elif name.endswith("relative_position_bias_table") and len(value) == (2 * trained_side - 1) ** 2 + 3:
+            elif name.endswith("relative_position_bias_table") and value.ndim and _is_square(len(value) - 3):
                 resampled[name] = resize_rel_pos_bias_table(value, patches.grid_size, expected[name].shape)
         return resampled
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def _pooling_of(net: nn.Module) -> str:

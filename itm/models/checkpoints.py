@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import logging
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -26,6 +28,8 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _SURPLUS = re.compile(r"(^|\.)relative_position_index$|^(AuxLogits|aux1|aux2)\.")
 # torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_AVERAGED = ("state_dict_ema", "model_ema")
+_log = logging.getLogger(__name__)
 _SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 
 
@@ -69,7 +73,8 @@ def _moco(encoder: str, other: str) -> Layout:
 # Pooling and preprocessing are those of each project's evaluation: main_lincls.py of MoCo v3, main_finetune.py of MAE,
 # eval_linear.py of DINO, data_finetune.py and the finetune configuration of SimMIM.
 LAYOUTS: dict[str, Layout] = {
-    "timm": Layout("timm", holders=("state_dict", "model")),
+    # averaged weights come first: timm's own loader takes them, and their accuracy is the published one
+    "timm": Layout("timm", holders=("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")),
     "moco-v3": _moco("base_encoder", "momentum_encoder"),
     "moco-v3-momentum": _moco("momentum_encoder", "base_encoder"),
     "mae": Layout(
@@ -166,6 +171,8 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
     """
     entries = _entries(path, setting)
     holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping)), None)
+    if holder in _AVERAGED:
+        _log.info("%s=%s: averaged weights (%s) taken.", setting, path, holder)
     tensors = entries if holder is None else entries[holder]
     strange = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
     if strange is not None:
@@ -174,6 +181,9 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
             f"{' or '.join(map(repr, layout.holders))}; found {strange!r} ({type(tensors[strange]).__name__}) "
             f"among {', '.join(map(str, list(tensors)[:6]))}. Is it of another layout?"
         )
+    odd = next((name for name in tensors if not isinstance(name, str)), None)
+    if odd is not None:
+        raise CheckpointError(f"{setting}={path}: expected names of tensors, found {odd!r}. Save the bare state_dict.")
     for prefix in layout.prefixes:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     kept = {
@@ -258,7 +268,8 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
     for name, own in expected.items():
         if name in weights and weights[name].shape != own.shape:
             found = tuple(weights[name].shape)
-            raise CheckpointError(f"{setting}: {name} has shape {found}, the network needs {tuple(own.shape)}.")
+            hint = _size_hint(name, weights[name], net, setting)
+            raise CheckpointError(f"{setting}: {name} has shape {found}, the network needs {tuple(own.shape)}.{hint}")
     for name, own in expected.items():
         if name not in weights and not name.endswith("num_batches_tracked"):
             raise CheckpointError(f"{setting}: {name} is missing, of shape {tuple(own.shape)}. Is the layout right?")
@@ -268,6 +279,16 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
             raise CheckpointError(f"{setting}: {name}, of shape {shape}, is not part of the network.")
     expected.update(weights)  # keeps the versions of the layers, which some of them ask for
     net.load_state_dict(expected)
+
+
+def _size_hint(name: str, tensor: Tensor, net: nn.Module, setting: str) -> str:
+    """Name the image size that learned positions belong to."""
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if name != "pos_embed" or tensor.ndim != 3 or patch is None:
+        return ""
+    side = math.isqrt(tensor.shape[1]) * patch[0]
+    entry = setting.partition(".checkpoint")[0].partition(".pretrained")[0]
+    return f" The weights see {side} px: set {entry}.image_size={side}, or another size to resample the positions."
 
 
 def _without_other_norm(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
