@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError, ItmError, SettingError
 from itm.groundtruth import tables as groundtruth
-from itm.models.backbone import Backbone, load_backbone
+from itm.models.backbone import Backbone, check_zoo, load_backbone
 from itm.models.builder import NetworkBuilder, find_model
 from itm.models.checkpoints import LAYOUTS
 
@@ -455,3 +455,24 @@ def test_zoos_name_the_papers_models_and_known_networks(name: str, count: int) -
         if "source_accuracy" in spec and ":" in spec["model"]:
             metrics = family.weights.meta["_metrics"]["ImageNet-1K"]  # type: ignore[attr-defined]
             assert spec["source_accuracy"] == metrics["acc@1"]
+
+
+def test_all_mistakes_of_a_zoo_are_found_without_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("itm.models.builder.TimmModel.build", lambda *_, **__: pytest.fail("a network was built"))
+    check_zoo({"good": {"model": "resnet18"}, "resnet34": None})
+    zoo = {
+        "a": {"model": "resnet81"},
+        "b": {"model": "resnet18", "checkpoint": "gone.pt"},
+        "c": {"model": "resnet18", "seeed": 1},
+        "d": {"model": "resnet18"},
+    }
+    with pytest.raises(SettingError) as caught:
+        check_zoo(zoo)
+    message = str(caught.value)
+    for words in (
+        "zoo.a.model=resnet81: not known",
+        "zoo.b.checkpoint=gone.pt: no such file",
+        "zoo.c.seeed: not known",
+    ):
+        assert words in message
+    assert "zoo.d" not in message

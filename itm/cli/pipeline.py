@@ -11,6 +11,7 @@ from itm.core.parallel import processes
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
 from itm.extraction.pool import ExtractionSettings, extract_pool
+from itm.models import check_zoo
 from itm.ranking.ranking import rank_all
 from itm.ranking.source import with_source_features
 from itm.report.report import Report
@@ -28,12 +29,14 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Repor
         scorers: Scorers by the name of their ranking.
 
     Raises:
-        SettingError: If ``groundtruth`` or ``optimise`` is wrong; raised before any image is read.
+        SettingError: If ``groundtruth``, ``optimise`` or an entry of ``zoo`` is wrong; raised before any image is read.
         ItmError: If the images, the features or the store fail.
     """
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
+    if run.get("on_failure", "stop") == "stop":
+        check_zoo(run["zoo"])
     extraction = ExtractionSettings.from_run(run)
     pool = extract_pool(extraction)
     scorers = with_source_features(scorers, run["source"], extraction)

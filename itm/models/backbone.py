@@ -22,9 +22,9 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from itm.core.errors import SettingError, unknown
+from itm.core.errors import ItmError, SettingError, unknown
 from itm.models.builder import Network, NetworkBuilder, find_model
-from itm.models.checkpoints import LAYOUTS, digest
+from itm.models.checkpoints import LAYOUTS, digest, locate
 
 _RANDOM = "none (randomly initialised control)"
 # every setting of a zoo entry, in the order of load_backbone
@@ -42,6 +42,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "source_accuracy": ((int, float), "a percentage"),
     "pretraining": (str, "text"),
 }
+_DEFAULTS: dict[str, Any] = {**dict.fromkeys(_KINDS), "pretrained": False, "layout": "timm", "seed": 0}
 _PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
@@ -240,6 +241,33 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
             f"{zoo}.pretraining={settings['pretraining']}: no weights are loaded; set {zoo}.pretrained=true or "
             f"{zoo}.checkpoint, or leave pretraining out for a randomly initialised control."
         )
+
+
+def check_zoo(zoo: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Check every entry of a zoo without building a network: settings, names of models, checkpoint files.
+
+    Args:
+        zoo: Settings of :func:`load_backbone` by name.
+
+    Raises:
+        SettingError: With every mistake, if there is one.
+    """
+    mistakes = []
+    for name, entry in zoo.items():
+        try:
+            _check_entry(name, dict(entry or {}))
+        except ItmError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise SettingError(" ".join(mistakes))
+
+
+def _check_entry(name: str, entry: dict[str, Any]) -> None:
+    settings = {key: entry.pop(key, default) for key, default in _DEFAULTS.items()}
+    _check(f"zoo.{name}", entry, settings)
+    find_model(settings["model"] or name, f"zoo.{name}.model")
+    if settings["checkpoint"]:
+        locate(settings["checkpoint"], LAYOUTS[settings["layout"]], f"zoo.{name}.checkpoint")
 
 
 def _square(image_size: int | None) -> dict[str, Any]:

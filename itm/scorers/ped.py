@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -60,24 +60,22 @@ class PED(Scorer):
     seed: int = 0
     reference: bool = False
 
-    def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
-        """Score every model of the pool against its own source features.
+    def evaluate_model(self, name: str, features: Features, seeds: Sequence[int] = ()) -> list[Score]:
+        """Score one model against its own source features, see :meth:`itm.scorers.base.Scorer.evaluate_model`.
 
         Raises:
-            FeatureError: If a model has no source features, or they are not as wide as its features.
+            FeatureError: If the model has no source features, or they are not as wide as its features.
         """
         source = self.source or {}
-        scores: dict[str, Score] = {}
-        for name, features in pool.items():
-            if name not in source:
-                raise FeatureError(
-                    f"{name}: ped needs what this backbone sees in its source data; set source.name to such images "
-                    f"(from Python, give ped.source an entry {name!r})."
-                )
-            if source[name].dim != features.dim:
-                raise FeatureError(f"{name}: {features.dim} features, but ped.source has {source[name].dim}.")
-            scores |= super(PED, replace(self, source={name: source[name]})).evaluate({name: features})
-        return scores
+        if name not in source:
+            raise FeatureError(
+                f"{name}: ped needs features of source data through this backbone; set source.name to such images "
+                f"(from Python, give ped.source an entry {name!r})."
+            )
+        if source[name].dim != features.dim:
+            raise FeatureError(f"{name}: {features.dim} features, but ped.source has {source[name].dim}.")
+        alone = replace(self, source={name: source[name]})
+        return super(PED, alone).evaluate_model(name, features, seeds)
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model by the one entry of ``source``; on the scale of the base score."""
