@@ -1,1 +1,1 @@
-"""Looks at features and trained maps that are no score: each takes a pool and ITM, and gives a table and a figure."""
+"""Analyses of features and trained maps: each takes a pool and ITM, and returns a table and a figure."""

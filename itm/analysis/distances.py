@@ -28,7 +28,7 @@ def distance_statistics(
 
     Returns:
         A row per model and standardisation with ``mean`` (dis_φ), ``std``, quantiles and the ``n`` of eq. 9, and the
-        distributions as violins. Its samples are all of them; ITM itself takes its training part.
+        distributions as violins. It uses all rows; ITM itself uses its training part.
     """
     rows: list[dict[str, Any]] = []
     clouds = {}

@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """First of the seeds; scikit-learn takes none above 2**32."""
 Limit = Annotated[int, Field(ge=2)] | None
 OnFailure = Literal["stop", "skip"]
-"""What a model without features does to the exit status of ``estimate.py``."""
+"""Effect of a model without features on the exit status of ``estimate.py``."""
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 """A text that is not blank."""
 Workers = Annotated[int, Field(ge=0, le=1024)] | None

@@ -90,12 +90,12 @@ class OrderedBatches:
 
 @dataclass(frozen=True)
 class BatchChunks:
-    """Mini-batches in chunks: one item is an iterator over the next ``size`` of them; the last chunk may be shorter.
+    """Mini-batches in chunks: one item is an iterator over the next ``size`` batches; the last chunk may be shorter.
 
     A Trainer that takes a chunk as its batch pays for its own bookkeeping once in ``size`` steps.
 
     Args:
-        batches: The source of the mini-batches, with at least ``total`` of them.
+        batches: The source of the mini-batches, at least ``total``.
         total: Number of mini-batches in all chunks.
         size: Mini-batches of a chunk.
     """

@@ -1,4 +1,4 @@
-"""The errors that `itm` raises for what a user can mend: each says what was found, what was expected and what to do."""
+"""Errors that a user can fix: each names what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class ItmError(Exception):
-    """Base of every error that a user can cause and mend; entry scripts print it as one line, without a traceback."""
+    """Base of every error that a user can cause and fix; entry scripts print it as one line, without a traceback."""
 
 
 class SettingError(ItmError, ValueError):

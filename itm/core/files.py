@@ -77,7 +77,7 @@ def check_writable(setting: str, folder: Path) -> None:
 def try_lock(folder: Path) -> FileLock:
     """Try to lock a folder, which is created if missing; check ``is_locked`` of the result.
 
-    The kernel holds the lock and frees it when the process ends, however it ends.
+    The kernel holds the lock and frees it when the process ends or is killed.
 
     Raises:
         OSError: If the folder or its lock file cannot be written.

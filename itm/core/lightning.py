@@ -1,4 +1,4 @@
-"""What Lightning does to a process that trains, held back while it trains."""
+"""Lightning without its side effects on the process: logs, driver probes, autocast."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def stratified_sample(y: Tensor, size: int, seed: int) -> Tensor:
 
     Args:
         y: Class of each row, integer, ``[N]``.
-        size: Number of rows wanted; all of them where ``size >= N``.
+        size: Number of rows wanted; all rows where ``size >= N``.
         seed: Which of the possible samples.
 
     Returns:

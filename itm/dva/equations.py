@@ -84,7 +84,7 @@ def class_distance(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -
 
     Args:
         x: Features, float, ``[N, D]``.
-        y: Class of each row, int64, ``[N]``, values ``0..C-1``, each of them present.
+        y: Class of each row, int64, ``[N]``, values ``0..C-1``, each present.
         standardize: ``"per_dim"`` is the paper's text: each dimension by its own mean and standard deviation, then
             the Euclidean distance. ``"rms"`` (ours) divides the distance by ``sqrt(D)``, so that widths compare.
 

@@ -1,4 +1,4 @@
-"""Predicted rankings beside the true one: how well the scores, and rankings that never look at the images, do."""
+"""Compare predicted rankings, and priors that do not use the images, with the true ranking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row:
 
     Args:
         name: Of the scorer or the prior.
-        prior: Whether it never looks at the images.
+        prior: Whether it does not use the images.
         models: Number of models compared.
         tau_w: Weighted Kendall tau, scipy's definition (see :func:`itm.metrics.single.weighted_kendall_tau`).
         tau_w_paper: The same by the formula printed in the ITM paper.
@@ -127,7 +127,7 @@ def compare_with_truth(
     Args:
         rankings: One per scorer.
         truth: The true accuracies.
-        priors: Scores that never look at the images, by name and model, see :func:`known_priors`. One that lacks a
+        priors: Scores that do not use the images, by name and model, see :func:`known_priors`. One that lacks a
             compared model is left out: on fewer models its numbers could not be set beside the others.
 
     Returns:
@@ -144,7 +144,7 @@ def compare_with_truth(
 
 
 def known_priors(facts: Mapping[str, ModelFacts], truth: Truth) -> dict[str, dict[str, float]]:
-    """Scores that never look at the images: size, ImageNet accuracy, and mean rank on the table's other datasets.
+    """Scores that do not use the images: size, ImageNet accuracy, and mean rank on the table's other datasets.
 
     Args:
         facts: What is known of each model, by name.

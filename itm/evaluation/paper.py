@@ -33,7 +33,7 @@ def prior_taus(table: pd.DataFrame, definition: functional.Definition = "scipy")
         SettingError: If a cell is missing.
     """
     for model, dataset in missing_cells(table):
-        raise SettingError(f"{model} has no accuracy on {dataset}; complete the table or leave one of them out.")
+        raise SettingError(f"{model} has no accuracy on {dataset}; complete the table or leave one out.")
     size = parameters()[table.index].to_numpy()
     rows = {}
     for dataset in table.columns:

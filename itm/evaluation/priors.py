@@ -1,4 +1,4 @@
-"""What can be said of a model without a look at the data: its size, its source accuracy, how it does elsewhere.
+"""Priors: scores of a model that do not use the images: size, source accuracy, ranks on other datasets.
 
 On the field's own benchmarks these rank models about as well as the scores do, so they stand beside every score.
 """
@@ -15,7 +15,7 @@ from itm.core.errors import DataError, unknown
 
 
 class ModelFacts(Protocol):
-    """What a backbone knows of itself; :class:`itm.models.backbone.Backbone` is one."""
+    """Facts of a model; :class:`itm.models.backbone.Backbone` has them."""
 
     @property
     def parameters(self) -> int:
@@ -61,7 +61,7 @@ def mean_rank_elsewhere(table: pd.DataFrame, dataset: str) -> dict[str, float]:
     Args:
         table: True accuracy, index model, columns dataset, as :func:`itm.groundtruth.tables.load` returns it; may
             have gaps.
-        dataset: The column that the prior must not look at.
+        dataset: The column that the prior must not use.
 
     Returns:
         Minus the mean relative rank by model name, between -1 and 0, higher is better. Models without an accuracy on

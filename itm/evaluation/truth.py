@@ -78,7 +78,7 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
             :func:`itm.groundtruth.tables.load` reads. None: no comparison.
         data: The run's data as typed, a dataset's name or a folder; a folder's own name is its column.
         models: Names of the run's models.
-        shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trainings and are no tables.
+        shipped: Folder of the shipped tables; ``*_cells.csv`` hold single trials and are not tables.
 
     Returns:
         The true accuracies, or None.
@@ -86,7 +86,7 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     Raises:
         SettingError: If ``source`` is not known, or a table that was asked for has no such dataset or fewer than
             :data:`LEAST_MODELS` of the models.
-        DataError: If a file is no such table.
+        DataError: If a file is not such a table.
     """
     if source is None:
         return None

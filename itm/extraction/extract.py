@@ -80,7 +80,7 @@ def extract(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:<number>"`` or ``"mps"`` (Apple's GPUs).
         precision: ``"32"``, or mixed precision with ``"bf16"`` or ``"16"``. Features are float32 in any case.
         on_error: What an image that cannot be read does: ``"stop"`` the extraction, or ``"skip"`` its row.
-        progress: Whether to show a progress bar; the log tells the same where there is no terminal.
+        progress: Whether to show a progress bar; without a terminal the log has lines instead.
 
     Raises:
         SettingError: If a setting cannot take its value on this machine.
@@ -180,7 +180,7 @@ class _Run:
         for batch in batches:
             if batch.errors and self.on_error == "stop":
                 reason = next(iter(batch.errors.values()))
-                raise DataError(f"{reason} Mend or remove the file, or leave such images out: data.on_error=skip.")
+                raise DataError(f"{reason} Fix or remove the file, or leave such images out: data.on_error=skip.")
             if batch.indices:
                 x, source = self._forward(batch.images)
                 features.append(x)

@@ -111,7 +111,7 @@ def _ignore_interrupts(_: int) -> None:
 def worker_errors(workers: int) -> Iterator[None]:
     """Turn the death of a decoding process in the block into one error.
 
-    Torch learns of it by a signal, whose handler raises wherever the main process happens to be: in a forward pass,
+    Torch receives a signal, whose handler raises at any place of the main process: in a forward pass,
     for example. The block has to hold everything that runs while workers live.
 
     Raises:

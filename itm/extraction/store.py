@@ -1,8 +1,8 @@
 """The store that keeps extracted features on disk: content keys, shards, atomic writes, verified reads.
 
 One folder per key, one safetensors file per shard of consecutive images. A shard's file name ends in the start of the
-file's sha256, so a file is either exactly what was written or is seen to be damaged, whichever process wrote it.
-``manifest.json`` tells people and other programs what a folder holds; reading does not depend on it.
+file's sha256, so a file is either exactly what was written or is recognised as damaged, for every writer.
+``manifest.json`` describes a folder for people and other programs; reading does not depend on it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FeatureKey:
         pooling: How the network's tokens or maps become one vector.
         precision: How the network ran: ``"32"``, ``"bf16"`` or ``"16"``. Features are kept as float32 in any case.
         fingerprint: Identity of the images, their labels and their order.
-        name: What the user calls the model; this and the next two are no part of the identity.
+        name: The user's name of the model; this and the next two are not part of the identity.
         dataset: Name of the dataset.
         split: Name of its split.
         format: Version of the store's files.
@@ -126,7 +126,7 @@ class FeatureStore:
         return [(start, min(start + self.shard_size, total)) for start in range(0, total, self.shard_size)]
 
     def folder(self, key: FeatureKey) -> Path:
-        """Where the features of a key are, or will be: one that exists is found whatever the names say."""
+        """Where the features of a key are, or will be: an existing one is found under any names."""
         return min(self.root.glob(f"*{key.digest[:16]}"), default=self.root / key.folder)
 
     def read(self, key: FeatureKey, total: int) -> dict[int, Shard]:

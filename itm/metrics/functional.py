@@ -75,9 +75,7 @@ def weighted_kendall_tau(truth: Array, scores: Array, definition: Definition = "
 
 def _ranked_tau(first: Array, second: Array) -> Array:
     """Vigna's tau with weights ``1/(r_i+1) + 1/(r_j+1)``, ``r`` the decreasing order by ``first``, then ``second``."""
-    earlier = np.tri(
-        first.shape[-1], k=-1, dtype=bool
-    )  # copies need distinct ranks; which of them is first is no matter
+    earlier = np.tri(first.shape[-1], k=-1, dtype=bool)  # copies need distinct ranks; their order does not matter
     ahead = (first < 0) | ((first == 0) & ((second < 0) | ((second == 0) & earlier)))
     weight = 1 / (ahead.sum(-1) + 1)
 
@@ -141,7 +139,7 @@ def _signs(x: Array) -> Array:
 
 
 def _centred(x: Array) -> Array:
-    shifted = x - x[:, :1]  # makes a constant row exactly zero, whatever the rounding of its mean
+    shifted = x - x[:, :1]  # makes a constant row exactly zero, for every rounding of its mean
     return np.asarray(shifted - shifted.mean(-1, keepdims=True))
 
 

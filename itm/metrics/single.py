@@ -68,7 +68,7 @@ def kendall_tau(truth: Values, scores: Values) -> float:
 
 
 def partial_kendall_tau(truth: Values, scores: Values, prior: Values) -> float:
-    r"""What a score adds to a prior: agreement of truth and score with the part that the prior explains removed.
+    r"""Measure what a score adds to a prior: agreement of truth and score without the part that the prior explains.
 
     .. math:: \tau_{ts \cdot p} = (\tau_{ts} - \tau_{tp} \tau_{sp}) / \sqrt{(1 - \tau_{tp}^2)(1 - \tau_{sp}^2)}
 
@@ -162,7 +162,7 @@ def ndcg_at_k(truth: Values, scores: Values, k: int | None = None) -> float:
 
 
 def regret(truth: Values, scores: Values) -> float:
-    """What following the score costs: truth of the best model minus truth of the best-scored one.
+    """Return the cost of following the score: truth of the best model minus truth of the best-scored one.
 
     Where several models share the best score, the mean over them.
 

@@ -170,7 +170,7 @@ def load_backbone(
         image_size: Side in pixels; the weights' own where not given. What is learned per position is resampled.
         preprocessing: What differs from the model's own: ``crop_pct``, ``crop_mode``, ``interpolation``, ``mean``,
             ``std``.
-        seed: Of whatever the weights do not fill.
+        seed: Seed of the tensors that the weights do not fill.
         license: Licence of the weights; the hub's where not given.
         source_accuracy: ImageNet top-1 in percent.
         pretraining: How the weights came about; the hub's words where not given.
@@ -204,7 +204,7 @@ def load_backbone(
             **_square(image_size or model_args.get("img_size")),
         },
         name=name,
-        # part of what features and trained cells are known by: the tensors alone do not tell, say, attention heads
+        # part of the identity of features and trials: the tensors alone do not show the number of attention heads
         model=(model or name) + (json.dumps(model_args, sort_keys=True) if model_args else ""),
         license=license or (family.license if pretrained else "unknown" if checkpoint else "none (no weights)"),
         pretraining=pretraining or origin,
@@ -235,7 +235,7 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
     if settings["image_size"] is not None and settings["image_size"] < 1:
         raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected at least 1 pixel.")
     if settings["pretrained"] and settings["checkpoint"]:
-        raise SettingError(f"{zoo}: both pretrained=true and checkpoint={settings['checkpoint']}; give one of them.")
+        raise SettingError(f"{zoo}: both pretrained=true and checkpoint={settings['checkpoint']}; give one.")
     if settings["pretraining"] and not (settings["pretrained"] or settings["checkpoint"]):
         raise SettingError(
             f"{zoo}.pretraining={settings['pretraining']}: no weights are loaded; set {zoo}.pretrained=true or "

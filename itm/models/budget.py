@@ -26,7 +26,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @settings("budget")
 class Budget:
-    """What a candidate may cost. A limit that is None does not hold.
+    """Limits on the cost of a candidate; a limit that is None is off.
 
     Args:
         parameters: Most parameters without the source head.
@@ -48,7 +48,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a budget kept.
+    """Result of a selection.
 
     Args:
         kept: Names of candidates, those that differ most first.

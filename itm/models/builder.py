@@ -30,7 +30,7 @@ _TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transfo
 
 
 class Family(Protocol):
-    """What a library knows of one of its models."""
+    """Facts of a library about one of its models."""
 
     name: str
     resizable: bool  # built for one image size, which can be given
@@ -259,7 +259,7 @@ class NetworkBuilder:
         return Network(self.family.finish(net, has_head), wanted, has_head)
 
     def _renamed(self, weights: Mapping[str, Tensor], heads: Sequence[str], source: str) -> Mapping[str, Tensor]:
-        """Fit the names of a timm checkpoint to the network, whoever wrote it."""
+        """Fit the names of a timm checkpoint to the network, for any author."""
         if not weights or self.layout.by_order or self.layout.project != "timm":
             return weights
         with torch.device("meta"):  # names and shapes alone
@@ -309,7 +309,7 @@ def _pooling_of(net: nn.Module) -> str:
 
 
 def _trained_pooling(own: str, net: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Tell from the place of the last LayerNorm how the weights were pooled when their head was trained."""
+    """Infer from the place of the last LayerNorm how the weights were pooled when their head was trained."""
     norms = ("norm.weight", "fc_norm.weight")
     in_network, in_weights = (tuple(norm in names for norm in norms) for names in (net.state_dict(), weights))
     if own not in _TIMM_POOLING or in_network == in_weights or sum(in_weights) != 1:

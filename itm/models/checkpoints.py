@@ -122,7 +122,7 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
         The path of an existing file.
 
     Raises:
-        CheckpointError: If there is no such file, no such package, or not exactly one weight file in it.
+        CheckpointError: If the file or the package is missing, or the package has more or fewer than one weight file.
     """
     if checkpoint.startswith("repository:"):
         path = _REPOSITORY / checkpoint.removeprefix("repository:")
@@ -202,7 +202,7 @@ def _entries(path: Path, setting: str) -> Mapping[str, Any]:
             entries = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{setting}={path}: damaged or not readable: {error}") from error
-    except Exception as error:  # torch.load raises whatever the damaged or hostile pickle provokes
+    except Exception as error:  # a damaged or hostile pickle can raise any exception
         called = re.search(r"GLOBAL (\S+)", str(error))
         found = f"a call of {called[1]}, which would run on reading" if called else type(error).__name__
         raise CheckpointError(
@@ -277,7 +277,7 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
         if name not in expected:
             shape = tuple(tensor.shape)
             raise CheckpointError(f"{setting}: {name}, of shape {shape}, is not part of the network.")
-    expected.update(weights)  # keeps the versions of the layers, which some of them ask for
+    expected.update(weights)  # keeps the versions of the layers, which some layers ask for
     net.load_state_dict(expected)
 
 

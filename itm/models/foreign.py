@@ -107,5 +107,5 @@ def _with_three_channels(weights: dict[str, Tensor], expected: Mapping[str, Tens
             continue
         if tensor.shape[0] == own.shape[0] and tensor.shape[2:] == own.shape[2:]:
             adapted[name] = tensor.expand(-1, 3, -1, -1) / 3
-            _log.info("%s: %s has 1 channel; a third of it reads each of red, green and blue.", source, name)
+            _log.info("%s: %s has 1 channel; a third reads each colour.", source, name)
     return adapted

@@ -1,4 +1,4 @@
-"""What timm's names say of a model's pre-training, and what licences allow."""
+"""Pre-training as timm's ids name it, and tiers of licences."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _DATA_PATTERN = re.compile("|".join(re.escape(spelling) for spelling, _ in _DATA
 _SUPERVISED = re.compile(r"in(1k|12k|21k|22k)(_\d+)?$|inw21k$|bamboo$")
 
 TIERS = ("permissive", "research", "custom", "unknown")
-"""What a licence allows, from most to least: see :func:`tier_of`."""
+"""Tiers of licences, the most permissive first; see :func:`tier_of`."""
 _PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
 _RESEARCH = {"apple-amlr", "fair-noncommercial-research-license", "seer-license"}
 
@@ -108,7 +108,7 @@ def data_of(name: str) -> list[str]:
 
 
 def tier_of(license_: str | None) -> str:
-    """Return what a licence allows.
+    """Return the tier of a licence.
 
     Returns:
         ``"permissive"``: commercial use without conditions on it (Apache, MIT, BSD, CC BY). ``"research"``: not for

@@ -64,7 +64,7 @@ class Ranking:
         scorer: The scorer with its settings.
         entries: Scored models, best first; equal scores keep the order of the pool.
         failed: Models without a score, with the reason.
-        label: What tells it apart from rankings by the same scorer with other settings.
+        label: Name that distinguishes it from rankings by the same scorer with other settings.
     """
 
     scorer: Scorer
@@ -144,7 +144,7 @@ def rank(
 
     Raises:
         SettingError: If the pool is empty, the scorer is not known, or ``seeds`` or ``jobs`` is below 1.
-        FeatureError: If the models do not share one set of classes, or none of them could be scored.
+        FeatureError: If the models do not share one set of classes, or no model could be scored.
     """
     check_pool(pool)
     for setting, value in (("seeds", seeds), ("jobs", jobs)):

@@ -1,1 +1,1 @@
-"""What a person reads: console tables, CSV and JSON files, one HTML page, figures."""
+"""Reports for people: console tables, CSV and JSON files, one HTML page, figures."""

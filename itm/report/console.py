@@ -16,7 +16,7 @@ Accuracy = Mapping[str, float]
 """True accuracy by model, percent; empty where it is not known."""
 
 MOST_ROWS = 40
-"""Models that the console lists; the files have all of them."""
+"""Models that the console lists; the files have all models."""
 
 
 def ranking_tables(

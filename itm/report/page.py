@@ -88,7 +88,7 @@ def _picture(draw: Callable[..., figures.Figure | None], *arguments: Any) -> str
     try:
         figure = draw(*arguments)
         return None if figure is None else figures.as_data_uri(figure)
-    except Exception as error:  # whatever a figure stumbles on must not cost the page
+    except Exception as error:  # no error of a figure may cost the page
         _log.warning("A figure of the report could not be drawn (%s): %s", draw.__name__, error)
         return None
 

@@ -63,7 +63,7 @@ def check(name: str, features: Features) -> Samples:
         features: What is to be scored.
 
     Raises:
-        FeatureError: If there is no row or column, a value is not finite, or fewer than two classes occur.
+        FeatureError: If a dimension is empty, a value is not finite, or fewer than two classes occur.
     """
     if features not in _CHECKED:
         _CHECKED[features] = _check(name, features)
@@ -97,7 +97,7 @@ class Scorer(ABC):
     name: ClassVar[str]
     """The name in configs, tables and ``itm.rank``."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the features must carry besides ``x`` and ``y``: ``"logits"`` or nothing."""
+    """Fields that the features need besides ``x`` and ``y``: ``"logits"`` or none."""
     relative: ClassVar[bool] = False
     """Whether one model's score depends on the others in the pool."""
 

@@ -21,7 +21,7 @@ class EMMS(Scorer):
     With one label embedding, the one-hot one, the method is linear regression: ``-C * sum_c (1 - R_c^2)``, at most 0.
     The published error is that of the fit itself, so it falls with every dimension and is 0 up to rounding once
     ``D >= N - 1``. The default estimates the error on new rows: ridge regression, its penalty and its error by
-    generalised cross-validation (Golub et al., Technometrics 1979). Features that tell nothing score about ``-C^2``.
+    generalised cross-validation (Golub et al., Technometrics 1979). Features without information score about ``-C^2``.
 
     Args:
         reference: True gives the published number (OpenGVLab/Multitask-Model-Selector, ``EMMS``, which multiplies the

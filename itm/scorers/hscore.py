@@ -16,7 +16,7 @@ class HScore(Scorer):
     The published number is ``(C - 1) D / (N - 1)`` on average when the labels are shuffled, and ``C - 1`` for any
     features when ``D >= N - 1``: it rewards width. The default subtracts that average and rescales, as the adjusted
     R^2 does, so that chance is 0 and the best is still ``C - 1``; of wide features it keeps the ``(N - 1) / 2`` leading
-    principal components, for with all of them nothing is left to judge by.
+    principal components: with all components, every set of labels is explained.
 
     Args:
         reference: True gives the published number (Transfer-Learning-Library, ``h_score``).

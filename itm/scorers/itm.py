@@ -53,7 +53,7 @@ _MOST_VALUES = 2**25  # of the gathered batches of all seeds that train side by 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What one seed's training rows decide before the training.
+    """Quantities that one seed's training rows decide before the training.
 
     Args:
         distance: dis_φ of the training part.
@@ -138,7 +138,7 @@ class ITM(Scorer):
     def evaluate_seeds(self, samples: Samples, seeds: Sequence[int]) -> list[Score]:
         """Score one model under several seeds that train side by side; each score is that of its seed alone.
 
-        The seeds share the features in memory, and each small operation of a step computes for all of them.
+        The seeds share the features in memory, and each small operation of a step computes for all seeds.
         """
         features = self._features(samples)
         # groups give each seed a split of its own size; the batches of all seeds lie in memory

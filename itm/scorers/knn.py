@@ -25,7 +25,7 @@ class KNN(Scorer):
 
     Args:
         k: Number of neighbours, lowered to the number of other rows of the smallest class: with more, a row of a small
-            class is outvoted however close its class is.
+            class is outvoted even if its own class is the nearest.
         reference: Reproduce the published code instead: its rule for tied votes, and ``k`` as given.
     """
 

@@ -36,7 +36,7 @@ class LEAD(Scorer):
     Our reading: the margins become probabilities by a softmax; features are standardised for the machines only; the
     rates are divided by their mean over the classes of this model, since with the raw ones every exponential underflows
     and every model ties. The margins are out of fold, because with as many features as rows a machine separates
-    whatever it was fitted to, and are softened by one factor per model where that makes them likelier, because near as
+    any rows it was fitted to, and are softened by one factor per model where that makes them likelier, because near as
     many features as rows they are far too sure.
 
     Args:

@@ -21,7 +21,7 @@ class LogME(Scorer):
     """Log evidence per row of a Bayesian linear model ``t = Xw + noise``, averaged over the one-vs-rest targets ``t``.
 
     Prior precision ``alpha`` of ``w`` and noise precision ``beta`` maximise the evidence of each target. Features are
-    neither centred nor scaled and there is no bias, as published.
+    neither centred nor scaled, without a bias, as published.
 
     The published fixed point stops after 11 rounds. Where ``N < D`` it adds ``ln(alpha) / 2`` for each dimension beyond
     ``N``, so it grows with the width even of noise. The default is the exact maximum; the two agree to about 1e-7 where

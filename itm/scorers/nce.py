@@ -15,8 +15,8 @@ from itm.scorers.base import Samples, Score, Scorer
 class NCE(Scorer):
     """``-H(Y | Z) = sum_yz P(y, z) ln P(y | z)`` in nats, where ``z`` is the class that the source head predicts.
 
-    At most 0, and 0 when the predicted source class tells the label. The entropy is that of the sample: with few rows
-    per source class it flatters heads of many classes.
+    At most 0, and 0 when the predicted source class determines the label. The entropy is that of the sample: with few
+    rows per source class it flatters heads of many classes.
     """
 
     name: ClassVar[str] = "nce"

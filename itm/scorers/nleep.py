@@ -30,7 +30,7 @@ class NLEEP(Scorer):
 
     The published code takes the mean probability and no logarithm, is not seeded, draws the start of its mixture by the
     order of the rows, and adds 1e-6 to variances of any scale. The default is the paper's formula on features of unit
-    scale, drawn whatever the order, with at most one component for four rows.
+    scale, drawn independently of the order, with at most one component for four rows.
 
     Args:
         ratio: Components per class.

@@ -32,7 +32,7 @@ class PED(Scorer):
     Features are measured in units of what the same backbone sees in its source data, which is why those features are
     needed. Each class is a ball; balls that overlap repel each other in proportion to the overlap.
 
-    The published code moves every row with its own class, so that even features that tell nothing come out separated,
+    The published code moves every row with its own class, so that even features without information come out separated,
     and the more the wider they are. By default each half of the rows moves as the other half says, see
     :func:`itm.scorers.common.displacement.score_moved_by_halves`, and the base score has its own sound default.
 

@@ -28,12 +28,12 @@ class SA(Scorer):
 
     The published code perturbs only where ``exp(-5 (l1 + l2) / 2) < 1e-9``, ``l`` being the leading eigenvalues of the
     covariance: one ranking then holds models judged on 64 perturbed components beside models judged on raw features, by
-    nothing but their unit. It moves every row with its own class, which tells features that know nothing apart, and its
+    nothing but their unit. It moves every row with its own class, which separates features without information, and its
     discriminant judges the rows it was fitted to (see :func:`itm.scorers.common.lda.nearest_centroid_posterior`). By
     default every model is perturbed, each half of the rows moves as the other half says, see
     :func:`itm.scorers.common.displacement.score_moved_by_halves`, and the base score has its own sound default.
 
-    Two steps differ between the paper and its code; the code is followed unless told otherwise, since the published
+    Two steps differ between the paper and its code; the default follows the code, since the published
     numbers come from it. The code computes the spread and overwrites it. And it pulls together only classes that
     overlap, while it pushes those apart that do not.
 

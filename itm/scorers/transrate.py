@@ -21,8 +21,8 @@ class TransRate(Scorer):
 
     The rate of ``n`` rows is ``R(F) = 1/2 ln det(I + F^T F / (n eps))``, and the published score is ``R(F)`` minus the
     mean of ``R(F_c)`` over the classes, all centred by the mean of all rows. It grows with the scale of the features
-    and, few rows being cheap to code whatever their class, with their width; and two balanced classes cost as much as
-    all rows together, however far apart they lie. The default divides the features by their root mean square deviation,
+    and with their width, since few rows of any class are cheap to code; and two balanced classes cost as much as
+    all rows together, at any distance. The default divides the features by their root mean square deviation,
     centers every set of rows by its own mean, and instead of ``R(F)`` takes the mean rate of random sets of rows of the
     sizes of the classes: chance is 0.
 

@@ -73,7 +73,7 @@ def evolution_planes(table: pd.DataFrame, planes: Mapping[tuple[str, int], tuple
 
 
 def _look(k: int) -> dict[str, Any]:
-    """A class by colour and marker together: no palette of ten colours is told apart with any colour vision."""
+    """A class by colour and marker together: no palette of ten colours is distinct for every colour vision."""
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[(k // len(COLOURS)) % len(MARKERS)]}
 
 

@@ -15,7 +15,7 @@ from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# Okabe and Ito's palette: told apart with any colour vision
+# Okabe and Ito's palette: distinct for every colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv"
 STYLE: Any = {
@@ -41,7 +41,7 @@ WORDS = {
     "steps": "inner steps n",
     "tau_w (scipy)": "weighted Kendall's tau (scipy's)",
 }
-"""What a column is called on an axis or over a legend; others by their own name."""
+"""Label of a column on an axis or over a legend; other columns keep their own name."""
 
 
 def axis_label(column: str) -> str:
@@ -50,7 +50,7 @@ def axis_label(column: str) -> str:
 
 
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker by name: the same in every figure of the same names, and none twice up to 35 of them."""
+    """Colour and marker by name: the same in every figure of the same names, and none twice for up to 35 names."""
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
         for i, name in enumerate(sorted(names))
@@ -65,7 +65,7 @@ def panels(count: int, width: float, height: float, title: str | None = None) ->
 
 
 def blank(width: float, height: float, title: str | None = None) -> Figure:
-    """A figure without axes, of so many inches."""
+    """Empty figure of the given size in inches."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         if title:

@@ -20,13 +20,13 @@ _STABLE = 2.0  # the evolution converges while η·λ_max stays below
 def sweep_lines(
     frame: pd.DataFrame, x: str, line: str | None, values: Sequence[str], title: str | None = None
 ) -> Figure:
-    """What a sweep found: a panel for each value over the swept setting, a colour for each model.
+    """Draw a sweep: a panel for each value over the swept setting, a colour for each model.
 
     Args:
         frame: One row per job and model with the columns ``x``, ``line``, ``model`` and the values; scores with a
             ``std`` get a band.
         x: Column on the horizontal axis.
-        line: Column that tells lines of one model apart (by their dash), or None.
+        line: Column that distinguishes the lines of one model (by their dash), or None.
         values: Columns to draw, one panel each.
         title: Stands above the panels.
     """
@@ -72,12 +72,12 @@ def _ticks(panel: Axes, x: pd.Series[Any]) -> None:
 def sweep_dots(
     frame: pd.DataFrame, x: str, line: str | None, values: Sequence[str], title: str | None = None
 ) -> Figure:
-    """What a sweep over words found: a panel for each value, a row for each model, a colour for each word.
+    """Draw a sweep over words: a panel for each value, a row for each model, a colour for each word.
 
     Args:
         frame: As in :func:`sweep_lines`; scores with a ``std`` get whiskers.
-        x: Column told apart by colour.
-        line: Column told apart by the dot's filling, or None.
+        x: Column that the colour shows.
+        line: Column that the dot's filling shows, or None.
         values: Columns to draw, one panel each.
         title: Stands above the panels.
     """

@@ -81,9 +81,9 @@ def score_moved_by_halves(
 ) -> Score:
     """Score each half of the rows after it has moved as the other half says, and average.
 
-    To move a row with its own class is to tell its class. Here the classes that move, and the belief which of them a
+    A row that moves with its own class reveals its class. Here the classes that move, and the belief which of them a
     row belongs to, come from a half that the row is not in; the base score then sees moved rows only, none of whose
-    labels had a part in moving any of them. Half of the rows is the price.
+    labels had a part in the moves. This costs half of the rows.
 
     Args:
         samples: Checked features.
@@ -108,5 +108,5 @@ def _moved_halves(samples: Samples, x: Tensor, move: Move, seed: int) -> Iterato
         moved = move(other.x, other.y, other.num_classes, x[fold.held], belief[:, fold.scatter.counts > 0])
         half = derive(samples, moved, fold.held)
         if half.num_classes < 2:
-            raise FeatureError(f"{len(y)} rows are too few: one half of them holds a single class.")
+            raise FeatureError(f"{len(y)} rows are too few: one half holds a single class.")
         yield half

@@ -58,7 +58,7 @@ def derive(samples: Samples, x: Tensor, rows: Tensor | None = None) -> Samples:
     Args:
         samples: Checked features.
         x: What takes the place of their features, ``[n, D']``.
-        rows: Which rows, int64, ``[n]``; all of them by default. Classes without a row fall away.
+        rows: Which rows, int64, ``[n]``; all by default. Classes without a row fall away.
 
     Returns:
         Samples of these rows.
@@ -84,7 +84,7 @@ def _sample_keys(samples: Samples, seed: int) -> NDArray[np.uint64]:
 
 
 def canonical(samples: Samples, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Order rows and classes by content: what is computed in this order is bitwise the same however they came in.
+    """Order rows and classes by content: computations in this order are bitwise the same for every order of the input.
 
     Args:
         samples: Checked features.

@@ -36,7 +36,7 @@ class Discriminant:
 
 @dataclass(frozen=True, eq=False)
 class Scatter:
-    """What discriminant analysis needs to know of its training rows.
+    """Statistics of the training rows that discriminant analysis needs.
 
     Args:
         counts: Rows of each class, ``[C]``.
@@ -163,8 +163,8 @@ def out_of_fold_posterior(samples: Samples, folds: int = 5, seed: int = 0) -> Te
     """Class probabilities of every row by a discriminant that never saw the row.
 
     The covariance is shrunk as Ledoit and Wolf do, so that the result depends neither on the features' unit nor on how
-    the width compares with the number of rows. On features that tell nothing the true class gets ``sum_c pi_c^2`` on
-    average, whatever their width.
+    the width compares with the number of rows. On features without information the true class gets ``sum_c pi_c^2`` on
+    average, for every width.
 
     Args:
         samples: Checked features.

@@ -19,7 +19,7 @@ class RelativeScorer(Scorer):
     """A weighted sum of parts, each first scaled to ``[0, 1]`` over the models of the pool.
 
     A score is therefore a place between the worst and the best model of this pool, and changes with the pool. Where a
-    part is the same for all models, as in a pool of one, it counts one half for each of them.
+    part is the same for all models, as in a pool of one, it counts one half for each model.
     """
 
     relative: ClassVar[bool] = True
@@ -50,7 +50,7 @@ def _min_max(scorer: str, part: str, scores: Mapping[str, Score]) -> dict[str, f
         if not math.isfinite(value):
             raise FeatureError(f"{name}: the {part} of {scorer} is {value} on these features; it gets no score.")
     low, high = min(values.values()), max(values.values())
-    # Differences at rounding level are no order; scaling would blow them up to the full range.
+    # Differences at rounding level are not an order; scaling would blow them up to the full range.
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         return dict.fromkeys(values, 0.5)
     return {name: (value - low) / (high - low) for name, value in values.items()}
