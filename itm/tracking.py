@@ -16,6 +16,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 from pydantic import Strict
+from wandb.sdk.lib import import_hooks
 
 from itm.core.settings import settings
 from itm.groundtruth.trials import Record, Trial
@@ -102,6 +103,8 @@ class Wandb:
             mode=self._mode(),
             settings=wandb.Settings(silent=True, console="off"),
         )
+        # W&B reports which libraries are imported later, which fails in the forked processes that score models
+        import_hooks.unregister_all_post_import_hooks()
         try:
             yield run
         except BaseException:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -158,6 +160,28 @@ def test_an_estimate_that_fails_leaves_a_failed_run(tmp_path, monkeypatch):
         raise RuntimeError("broken")
     (found,) = read_runs(tmp_path)
     assert found.exit_code == 1
+
+
+FORKED_IMPORT = """
+import sys
+from pathlib import Path
+from itm.core.parallel import map_forked
+from itm.tracking import Wandb
+
+def load(index):
+    import sklearn.cluster
+    return index
+
+with Wandb(mode="offline").track_estimate({"data": {"name": "x"}, "scorer": {}}, Path(sys.argv[1])):
+    assert "sklearn" not in sys.modules, "W&B reports only libraries that are imported after its start"
+    print(map_forked(load, [0, 1], 2))
+"""
+
+
+@pytest.mark.slow
+def test_forked_processes_import_libraries_while_a_run_is_tracked(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED_IMPORT, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "[0, 1]", done.stderr
 
 
 def _images(count: int, split: str) -> ImageSet:

@@ -310,13 +310,14 @@ def test_a_missing_device_or_precision_is_refused_before_training(trainer, words
     ("capability", "precision", "words"),
     [
         ((7, 0), "16", "compute capability 7.0.*built for 7.5.*torch<2.11"),
-        ((7, 5), "bf16", "trainer=v100"),
+        ((7, 5), "bf16", "trainer.precision=bf16: .*set trainer.precision=16 or 32"),
         ((12, 0), "bf16", None),
     ],
 )
 def test_a_gpu_that_does_not_suit_the_build_or_the_precision_is_refused(monkeypatch, capability, precision, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
     hardware = Hardware(accelerator="cuda")
     with pytest.raises(SettingError, match=words) if words else nullcontext():

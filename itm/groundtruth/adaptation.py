@@ -45,7 +45,7 @@ def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, se
         SettingError: If the mode is unknown, a number is below 1, the network does not suit the mode, or peft is
             missing.
     """
-    check_adaptation(mode)
+    _check_known(mode)
     for setting, value in (("rank", rank), ("prompts", prompts)):
         if value < 1:
             raise SettingError(f"{setting}={value}: expected 1 or more.")
@@ -69,8 +69,7 @@ def check_adaptation(mode: str) -> None:
     Raises:
         SettingError: With the allowed words, the command that installs the package, or the error of its import.
     """
-    if mode not in ADAPTATIONS:
-        raise unknown("adaptation", mode, ADAPTATIONS)
+    _check_known(mode)
     if mode != "lora":
         return
     try:
@@ -81,6 +80,11 @@ def check_adaptation(mode: str) -> None:
                 "adaptation=lora: needs the package peft; install it with uv sync --extra peft."
             ) from error
         raise SettingError(f"adaptation=lora: the package peft is installed, but its import fails: {error}.") from error
+
+
+def _check_known(mode: str) -> None:
+    if mode not in ADAPTATIONS:
+        raise unknown("adaptation", mode, ADAPTATIONS)
 
 
 def trainable_parameters(module: nn.Module) -> int:
@@ -99,6 +103,7 @@ def _add_lora(backbone: Backbone, rank: int) -> None:
         targets += layers
     if not any(target.endswith(".qkv") for target in targets):
         raise _not_a_transformer(backbone, "lora", "a transformer with a joint projection qkv")
+    check_adaptation("lora")
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), backbone.net)

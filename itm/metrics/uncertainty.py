@@ -11,7 +11,7 @@ those of the paper's stability protocol (all 1,001 choices of 10 of 14), :func:`
 >>> values.round(2).tolist()
 [0.67, 0.67, 1.0, 1.0, 0.67]
 >>> win_rate(values, over_subsets(rows, truth, logme, statistic=functional.kendall_tau))
-1.0
+0.9
 """
 
 from __future__ import annotations

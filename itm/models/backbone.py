@@ -107,9 +107,10 @@ class Backbone(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Weights of the source head, which no feature depends on; empty where there is none."""
-        if not self.has_head:  # some networks of timm cannot name a classifier that they do not have
+        try:
+            head = cast(Any, self.net).get_classifier()
+        except AttributeError:  # some networks of timm, built without a classifier, cannot say so
             return []
-        head = cast(Any, self.net).get_classifier()
         return [weight for part in (head if isinstance(head, tuple) else (head,)) for weight in part.parameters()]
 
     def normalize(self, images: Tensor) -> Tensor:
