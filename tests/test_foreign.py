@@ -113,7 +113,14 @@ def test_weights_of_another_size_are_resampled_on_demand(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", [{1: torch.zeros(2)}, {"state_dict": {("a", 1): torch.zeros(2)}}, {}, {"head.weight": torch.tensor(1.0)}]
+    "content",
+    [
+        {1: torch.zeros(2)},
+        {None: torch.zeros(2)},
+        {"state_dict": {("a", 1): torch.zeros(2)}},
+        {},
+        {"head.weight": torch.tensor(1.0)},
+    ],
 )
 def test_odd_files_are_refused_in_one_line(tmp_path: Path, content: object) -> None:
     with pytest.raises(CheckpointError) as caught:

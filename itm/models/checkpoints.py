@@ -181,9 +181,11 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
             f"{' or '.join(map(repr, layout.holders))}; found {strange!r} ({type(tensors[strange]).__name__}) "
             f"among {', '.join(map(str, list(tensors)[:6]))}. Is it of another layout?"
         )
-    odd = next((name for name in tensors if not isinstance(name, str)), None)
-    if odd is not None:
-        raise CheckpointError(f"{setting}={path}: expected names of tensors, found {odd!r}. Save the bare state_dict.")
+    odd = [name for name in tensors if not isinstance(name, str)]
+    if odd:
+        raise CheckpointError(
+            f"{setting}={path}: expected names of tensors, found {odd[0]!r}. Save the bare state_dict."
+        )
     for prefix in layout.prefixes:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     kept = {
