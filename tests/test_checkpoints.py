@@ -178,7 +178,7 @@ def test_a_cut_file_is_refused(save: Save, name: str) -> None:
     ("file", "message"),
     [
         ([torch.ones(1)], "expected a state_dict, found a list"),
-        ({"parts": {"w": torch.ones(1)}}, r"no tensors found.*'model' or 'net'; found 'parts' \(dict\)"),
+        ({"parts": {"w": torch.ones(1)}}, r"no tensors found.*'teacher' or 'net'; found 'parts' \(dict\)"),
         ({}, "no tensor of the network"),
     ],
 )

@@ -144,3 +144,47 @@ def test_a_model_in_a_local_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"zoo\.m\.model=local-dir:.*config\.json could not be read"):
         load_backbone("m", model=f"local-dir:{tmp_path / 'gone'}")
     assert load_backbone("m", model="timm/test_resnet.r160_in1k").dim == load_backbone("m", model="test_resnet").dim
+
+
+def test_two_sets_of_weights_that_fit_are_not_guessed(tmp_path: Path) -> None:
+    plain = weights()
+    both = {f"student.{name}": value for name, value in plain.items()}
+    both |= {f"teacher.{name}": value + 1 for name, value in plain.items()}
+    with pytest.raises(
+        CheckpointError, match=r"two sets of weights fit the network, under 'student\.' and 'teacher\.'"
+    ):
+        loaded(tmp_path, {"state_dict": both})
+
+
+def test_an_empty_holder_is_passed_over_and_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    assert same(loaded(tmp_path, {"state_dict_ema": {}, "state_dict": weights()}), weights())
+    plain = weights()
+    with pytest.raises(CheckpointError, match="cannot be copied"):
+        loaded(tmp_path, {**plain, "head.weight": plain["head.weight"].to_sparse()})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"preprocessing": {"crop_pct": "a"}}, r"zoo\.m\.preprocessing\.crop_pct=a: expected a number"),
+        ({"preprocessing": {"crop_pct": -1}}, "from 0.01 to 10"),
+        ({"preprocessing": {"crop_pct": float("nan")}}, "from 0.01 to 10"),
+        ({"preprocessing": {"mean": [1]}}, "expected three numbers"),
+        ({"preprocessing": {"std": [0, 0, 0]}}, "from 0.01 to 10"),
+        ({"preprocessing": {"interpolation": "bicubicc"}}, "Did you mean 'bicubic'"),
+        ({"preprocessing": {"crop_mode": "foo"}}, r"preprocessing\.crop_mode=foo: not known"),
+        ({"image_size": 10**23}, r"zoo\.m\.image_size=1000.*expected 1 to 8192 pixels"),
+        ({"seed": 10**23}, r"zoo\.m\.seed=1000"),
+        ({"model": "torchvision:squeezenet1_1"}, "classifier is not a linear layer"),
+        ({"model": "xcit_nano_12_p16_224", "image_size": 100}, r"zoo\.m"),
+    ],
+)
+def test_wrong_entries_are_one_line(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        load_backbone("m", **{"model": "test_resnet", **entry})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["xcit_nano_12_p16_224", "efficientvit_m0"])
+def test_networks_whose_patch_is_one_number_take_a_size(model: str) -> None:
+    assert load_backbone("m", model=model, image_size=192).input_size == 192

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -43,6 +43,9 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "pretraining": (str, "text"),
 }
 _DEFAULTS: dict[str, Any] = {**dict.fromkeys(_KINDS), "pretrained": False, "layout": "timm", "seed": 0}
+_MOST_PIXELS = 8192  # per side
+_CROP_MODES = ("center", "squash", "border")
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
@@ -226,15 +229,16 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
         required = key in ("pretrained", "layout", "seed")
         if (required or value is not None) and (not isinstance(value, kind) or (key != "pretrained" and value is True)):
             raise SettingError(f"{zoo}.{key}={value}: expected {word}, found {type(value).__name__}.")
-    for key in settings["preprocessing"] or {}:
-        if key not in _PREPROCESSING:
-            raise unknown(f"{zoo}.preprocessing", key, _PREPROCESSING)
+    for key, value in (settings["preprocessing"] or {}).items():
+        _check_preprocessing(f"{zoo}.preprocessing", key, value)
     if settings["layout"] not in LAYOUTS:
         raise unknown(f"{zoo}.layout", settings["layout"], LAYOUTS)
     if settings["layout"] != "timm" and not settings["checkpoint"]:
         raise SettingError(f"{zoo}.layout={settings['layout']}: says who wrote a checkpoint; set {zoo}.checkpoint too.")
-    if settings["image_size"] is not None and settings["image_size"] < 1:
-        raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected at least 1 pixel.")
+    if settings["image_size"] is not None and not 1 <= settings["image_size"] <= _MOST_PIXELS:
+        raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected 1 to {_MOST_PIXELS} pixels.")
+    if not -(2**63) <= settings["seed"] < 2**63:
+        raise SettingError(f"{zoo}.seed={settings['seed']}: expected a whole number of at most 63 bits.")
     if settings["pretrained"] and settings["checkpoint"]:
         raise SettingError(f"{zoo}: both pretrained=true and checkpoint={settings['checkpoint']}; give one.")
     if settings["pretraining"] and not (settings["pretrained"] or settings["checkpoint"]):
@@ -242,6 +246,26 @@ def _check(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -
             f"{zoo}.pretraining={settings['pretraining']}: no weights are loaded; set {zoo}.pretrained=true or "
             f"{zoo}.checkpoint, or leave pretraining out for a randomly initialised control."
         )
+
+
+def _check_preprocessing(setting: str, key: object, value: Any) -> None:
+    """Check one value that differs from the model's own preprocessing."""
+    if key not in _PREPROCESSING:
+        raise unknown(setting, key, _PREPROCESSING)
+    words = {"crop_mode": _CROP_MODES, "interpolation": _INTERPOLATIONS}.get(str(key))
+    if words is not None:
+        if value not in words:
+            raise unknown(f"{setting}.{key}", value, words)
+        return
+    numbers = [value] if key == "crop_pct" else value
+    expected = "a number" if key == "crop_pct" else "three numbers"
+    count = 1 if key == "crop_pct" else 3
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != count:
+        raise SettingError(f"{setting}.{key}={value}: expected {expected}.")
+    low = -10.0 if key == "mean" else 0.01  # crop_pct and std divide
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= 10:
+            raise SettingError(f"{setting}.{key}={value}: expected {expected} from {low:g} to 10.")
 
 
 def check_zoo(zoo: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -256,11 +280,13 @@ def check_zoo(zoo: Mapping[str, Mapping[str, Any] | None]) -> None:
     mistakes = []
     for name, entry in zoo.items():
         try:
-            _check_entry(name, dict(entry or {}))
+            if not isinstance(entry, Mapping | None):
+                raise SettingError(f"zoo.{name}={entry}: expected settings by name, as in {{model: resnet18}}.")
+            _check_entry(name, {str(key): value for key, value in (entry or {}).items()})
         except ItmError as error:
             mistakes.append(str(error))
     if mistakes:
-        raise SettingError(" ".join(mistakes))
+        raise SettingError("; ".join(mistakes))
 
 
 def _check_entry(name: str, entry: dict[str, Any]) -> None:
@@ -288,8 +314,9 @@ def _try(backbone: Backbone, setting: str) -> None:
     """Refuse an image size that the network cannot take, before any image is read."""
     side = backbone.input_size
     patch = getattr(getattr(backbone.net, "patch_embed", None), "patch_size", (1, 1))
-    if side % patch[0]:
-        raise SettingError(f"{setting}: expected a multiple of the network's patches of {patch[0]} pixels.")
+    pixels = patch[0] if isinstance(patch, tuple) else int(patch)
+    if side % pixels:
+        raise SettingError(f"{setting}: expected a multiple of the network's patches of {pixels} pixels.")
     try:
         with torch.inference_mode():
             backbone(torch.zeros(1, 3, side, side, dtype=torch.uint8))

@@ -269,9 +269,20 @@ class NetworkBuilder:
     def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            if not self.model_args:
+            if not self.model_args and "img_size" not in self.arguments:
                 return self.family.build(num_classes, **self.arguments, **arguments)
+            if not self.model_args:
+                return self._build_resized(num_classes, arguments)
             return build_network(self.family, self.arguments, num_classes, f"{self.zoo}.model_args", **arguments)
+
+    def _build_resized(self, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+        """Build for the image size asked for; constructors of timm refuse a size in several ways."""
+        try:
+            return self.family.build(num_classes, **self.arguments, **arguments)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            setting = f"{self.zoo}.image_size={self.image_size}"
+            raise SettingError(f"{setting}: the network cannot take it ({reason}).") from error
 
     def _resampled(self, weights: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
         """Resample what a transformer learned per position to the image size asked for."""

@@ -74,7 +74,9 @@ def _moco(encoder: str, other: str) -> Layout:
 # eval_linear.py of DINO, data_finetune.py and the finetune configuration of SimMIM.
 LAYOUTS: dict[str, Layout] = {
     # averaged weights come first: timm's own loader takes them, and their accuracy is the published one
-    "timm": Layout("timm", holders=("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")),
+    "timm": Layout(
+        "timm", holders=("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "net")
+    ),
     "moco-v3": _moco("base_encoder", "momentum_encoder"),
     "moco-v3-momentum": _moco("momentum_encoder", "base_encoder"),
     "mae": Layout(
@@ -170,7 +172,7 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, holds anything but tensors and plain values, or no tensors.
     """
     entries = _entries(path, setting)
-    holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping)), None)
+    holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping) and entries[name]), None)
     if holder in _AVERAGED:
         _log.info("%s=%s: averaged weights (%s) taken.", setting, path, holder)
     tensors = entries if holder is None else entries[holder]
@@ -280,7 +282,12 @@ def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
             shape = tuple(tensor.shape)
             raise CheckpointError(f"{setting}: {name}, of shape {shape}, is not part of the network.")
     expected.update(weights)  # keeps the versions of the layers, which some layers ask for
-    net.load_state_dict(expected)
+    try:
+        net.load_state_dict(expected)
+    except RuntimeError as error:  # sparse, quantised or meta tensors of the right shape
+        raise CheckpointError(
+            f"{setting}: the tensors cannot be copied ({str(error).splitlines()[-1].strip()})."
+        ) from error
 
 
 def _size_hint(name: str, tensor: Tensor, net: nn.Module, setting: str) -> str:
@@ -288,7 +295,7 @@ def _size_hint(name: str, tensor: Tensor, net: nn.Module, setting: str) -> str:
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     if name != "pos_embed" or tensor.ndim != 3 or patch is None:
         return ""
-    side = math.isqrt(tensor.shape[1]) * patch[0]
+    side = math.isqrt(tensor.shape[1]) * (patch[0] if isinstance(patch, tuple) else patch)
     entry = setting.partition(".checkpoint")[0].partition(".pretrained")[0]
     return f" The weights see {side} px: set {entry}.image_size={side}, or another size to resample the positions."
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from itm.core.errors import CheckpointError
+
 _log = logging.getLogger(__name__)
 _LEVELS = 3  # parts of a name that can be a prefix, as in `model.backbone.module.`
 
@@ -30,6 +32,9 @@ def fit_names(weights: Mapping[str, Tensor], net: nn.Module, heads: Sequence[str
 
     Returns:
         Tensors by name; what has no place in the network keeps its name and is refused later.
+
+    Raises:
+        CheckpointError: If the weights of several networks fit, such as a student's and a teacher's.
     """
     expected = net.state_dict()
     found = dict(weights)
@@ -57,13 +62,20 @@ def _without_prefix(weights: dict[str, Tensor], expected: Mapping[str, Tensor], 
         parts = name.split(".")
         for level in range(1, min(_LEVELS, len(parts) - 1) + 1):
             prefixes[".".join(parts[:level]) + "."] += 1
-    best, most = "", _matches(list(weights), expected)
+    best, most, equal = "", _matches(list(weights), expected), ""
     for prefix in prefixes:
         count = _matches([name.removeprefix(prefix) for name in weights if name.startswith(prefix)], expected)
         if count > most:
-            best, most = prefix, count
+            best, most, equal = prefix, count, ""
+        elif count == most and best:
+            equal = prefix
     if not best:
         return weights
+    if equal:
+        raise CheckpointError(
+            f"{source}: two sets of weights fit the network, under {best!r} and {equal!r}; save the one that is meant "
+            "as a bare state_dict."
+        )
     kept = {name.removeprefix(best): tensor for name, tensor in weights.items() if name.startswith(best)}
     dropped = len(weights) - len(kept)
     _log.info("%s: names without the prefix %r; %d other tensors left out.", source, best, dropped)

@@ -117,4 +117,7 @@ class SplitNetwork(nn.Module):
 
 def _head_name(net: nn.Module) -> str:
     names = [str(name) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        name = PREFIX + type(net).__name__.lower()
+        raise SettingError(f"model={name}: its classifier is not a linear layer; take a network of timm instead.")
     return names[-1]
