@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-_STEPS = 100
+_STEPS = 1000  # about 60 where there are a dozen times as many rows as dimensions
 
 
 def one_vs_rest_svm(x: Tensor, y: Tensor, num_classes: int, cost: float = 1.0) -> Tensor:
@@ -48,6 +50,7 @@ def _descend(x: Tensor, signs: Tensor, weights: Tensor, cost: float) -> Tensor:
             step /= 2
         weights, slack = torch.lerp(weights, goal, step), torch.lerp(slack, goal_slack, step)
         inside = slack > 0
+    warnings.warn(f"a support vector machine did not reach its minimum in {_STEPS} steps.", stacklevel=2)
     return weights
 
 
