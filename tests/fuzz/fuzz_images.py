@@ -155,6 +155,7 @@ def _serve(pipe: Connection, folder: Path) -> None:
             scale = 64 / min(image.size)  # as a network's transform resizes the short side
             image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
             assert image.mode == "RGB"
+            del image  # or it would count as the next case's memory
             outcome = Outcome("image")
         except DataError as error:
             outcome = Outcome("several lines", str(error)) if "\n" in str(error) else Outcome("refused")
