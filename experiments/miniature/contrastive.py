@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from experiments.miniature.views import RandomViews
 _VIEWS = {"scale": (0.3, 1.0), "saturation": 0.2, "hue": 0.1, "grayscale": 0.2, "blur": 0.2, "invert": 0.2}
 
 
-class _TwoViews(Pretraining):
+class _TwoViews(Pretraining, ABC):
     """Base class: two views of each image pass through one network.
 
     Args:
@@ -35,9 +36,9 @@ class _TwoViews(Pretraining):
         """Return the loss of two views; the labels are not used."""
         return self.loss_of_views(self.views(images), self.views(images))
 
+    @abstractmethod
     def loss_of_views(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the loss of two views of the same images, each float ``[B, 3, H, W]``."""
-        raise NotImplementedError
 
 
 class SimCLR(_TwoViews):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from experiments.miniature.views import RandomViews, normalize
 _VIEWS = {"scale": (0.5, 1.0), "brightness": 0.2, "contrast": 0.2, "invert": 0.2}
 
 
-class _Masked(Pretraining):
+class _Masked(Pretraining, ABC):
     """Base class: mask part of the patches and predict them from the others.
 
     Args:
@@ -61,9 +62,9 @@ class _Masked(Pretraining):
         seen, hidden = random_token_mask(size, self.mask_ratio, device=views.device)
         return self.loss_of_masks(views, seen, hidden)
 
+    @abstractmethod
     def loss_of_masks(self, views: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
         """Return the loss for a given mask: indices of visible and masked tokens; the class token 0 is visible."""
-        raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
         """Return the mean of the patch tokens after a plain LayerNorm; the trained one is for single tokens."""

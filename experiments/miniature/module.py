@@ -17,7 +17,8 @@ from experiments.miniature.views import normalize
 from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
 from itm.groundtruth.module import lr_factor
-from itm.models.builder import build_network, find_model
+from itm.models.builder import build_network
+from itm.models.families import find_model
 
 _ROUND = 25  # steps; a round takes a few seconds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,7 +33,7 @@ _DRAW = {"lines": sweep_lines, "dots": sweep_dots, "spread": sweep_spread}
 Table = Literal["datasets", "metrics", "subpools", "benchmark"]
 
 
-class MultirunCallback(Callback):
+class MultirunCallback(Callback, ABC):
     """Collects the rankings of all jobs, keeps their failures for the end and ends the command with status 2 then.
 
     Subclasses write their table and figure in :meth:`finish`.
@@ -70,6 +71,7 @@ class MultirunCallback(Callback):
         """Return the rankings of all jobs so far, see :func:`collect`."""
         return collect(folder)
 
+    @abstractmethod
     def finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         """Print and write the result of the multirun.
 
@@ -78,7 +80,6 @@ class MultirunCallback(Callback):
             folder: Its folder.
             frame: Rankings of its jobs, not empty.
         """
-        raise NotImplementedError
 
     def track(
         self, config: DictConfig, frame: pd.DataFrame, pictures: Sequence[Path], folder: Path, **settings: Any

@@ -67,7 +67,7 @@ def summarize(values: ArrayLike, level: float = 0.95) -> Summary:
         level: Share of the values inside the interval, between 0 and 1.
 
     Raises:
-        SettingError: If there are no values, one is not finite, or ``level`` is out of range.
+        SettingError: If the values are empty, one is not finite, or ``level`` is out of range.
 
     Example:
         >>> summarize([0.25, 0.5, 0.75], level=0.5)
