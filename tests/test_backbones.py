@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError, ItmError, SettingError
 from itm.groundtruth import tables as groundtruth
-from itm.models.backbone import Backbone, check_zoo, load_backbone
-from itm.models.builder import NetworkBuilder, find_model
+from itm.models.backbone import Backbone, load_backbone
+from itm.models.builder import NetworkBuilder
 from itm.models.checkpoints import LAYOUTS
+from itm.models.entry import check_zoo
+from itm.models.families import find_model
 
 CONTROL = "none (randomly initialised control)"
 TINY = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -458,7 +460,7 @@ def test_zoos_name_the_papers_models_and_known_networks(name: str, count: int) -
 
 
 def test_all_mistakes_of_a_zoo_are_found_without_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("itm.models.builder.TimmModel.build", lambda *_, **__: pytest.fail("a network was built"))
+    monkeypatch.setattr("itm.models.families.TimmModel.build", lambda *_, **__: pytest.fail("a network was built"))
     check_zoo({"good": {"model": "resnet18"}, "resnet34": None})
     zoo = {
         "a": {"model": "resnet81"},

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError
-from itm.models.checkpoints import LAYOUTS, digest, fit, locate, match_by_order, read
+from itm.models.checkpoints import LAYOUTS, digest, locate, read
+from itm.models.loading import fit, match_by_order
 
 SETTING = "zoo.x.checkpoint"
 Save = Callable[..., Path]

@@ -73,7 +73,7 @@ def test_true_rankings_compose_into_a_grid(name):
 @pytest.mark.parametrize("name", names("zoo"))
 def test_zoos_name_models_with_known_settings(name):
     from itm.models.backbone import load_backbone
-    from itm.models.builder import find_model
+    from itm.models.families import find_model
 
     zoo = composed(f"zoo={name}").zoo
     known = set(load_backbone.__kwdefaults__) if load_backbone.__kwdefaults__ else set()

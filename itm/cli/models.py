@@ -11,8 +11,8 @@ from itm.cli.folders import configs_folder
 from itm.core.errors import SettingError
 from itm.data.image_set import load_images
 from itm.models.budget import Budget, select
-from itm.models.builder import find_model
 from itm.models.candidates import matching
+from itm.models.families import find_model
 
 Models = str | Sequence[str] | Mapping[str, Any]
 

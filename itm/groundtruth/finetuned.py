@@ -18,8 +18,9 @@ from itm.data.decode import decode
 from itm.data.value_range import PixelSettings
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings
 from itm.models.backbone import Backbone
-from itm.models.builder import NetworkBuilder, find_model
+from itm.models.builder import NetworkBuilder
 from itm.models.checkpoints import LAYOUTS
+from itm.models.families import find_model
 
 FORMAT = "1"
 """Version of a folder's content."""

@@ -17,8 +17,8 @@ from pydantic import Field
 from itm.core.errors import SettingError, unknown
 from itm.core.settings import settings
 from itm.models import candidates
-from itm.models.builder import find_model
 from itm.models.candidates import CandidateFacts
+from itm.models.families import find_model
 from itm.models.pretraining import TIERS, paradigm_of, tier_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

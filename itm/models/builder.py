@@ -2,127 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
-from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError, SettingError, unknown
-from itm.models.checkpoints import Layout, fit, locate, match_by_order, read
+from itm.models.checkpoints import Layout, locate, read
+from itm.models.families import Family
 from itm.models.foreign import fit_names
-from itm.models.torchvision import PREFIX, TorchvisionModel
+from itm.models.loading import fit, match_by_order
 
-_PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 # arguments of create_model that have settings of their own, or would make another interface of the network
-_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
 _OURS = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "global_pool", "features_only", "weights")
 _TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transformers with a class token
-
-
-class Family(Protocol):
-    """Facts of a library about one of its models."""
-
-    name: str
-    resizable: bool  # built for one image size, which can be given
-    hub: str
-    license: str
-    pretraining: str
-    preprocessing: dict[str, Any]
-    pooling: str | None  # where its authors' differs from the network's own
-
-    @property
-    def classifiers(self) -> tuple[str, ...]:
-        """Names of the layers that make logits."""
-
-    def pretrained(self) -> dict[str, Tensor]:
-        """Fetch the published weights, or take them from the cache."""
-
-    def build(self, num_classes: int, **arguments: Any) -> nn.Module:
-        """Build the network, initialised by the global random state."""
-
-    def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
-        """Give the network timm's interface, once the weights are in."""
-
-
-class TimmModel:
-    """One model of timm.
-
-    Args:
-        model: timm's name, for example ``resnet50`` or ``vit_base_patch16_224.mae``.
-        setting: The setting as the user typed it, for messages.
-
-    Raises:
-        SettingError: If timm has no such model or no such tag.
-    """
-
-    def __init__(self, model: str, setting: str) -> None:
-        model = model.removeprefix("timm/")  # as the hub's pages show it
-        self.name = self.architecture = model
-        try:
-            if model.startswith(_HUB):
-                config, self.architecture = _hub_config(model)
-            else:
-                config = timm.get_pretrained_cfg(model, allow_unregistered=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise SettingError(
-                f"{setting}={model}: its config.json could not be read ({reason}). Check the name and the network; a "
-                "folder is local-dir:<path>."
-            ) from error
-        except RuntimeError as error:
-            closest = difflib.get_close_matches(model, [*timm.list_models(), *timm.list_pretrained()], n=4)
-            hint = f" Closest: {', '.join(closest)}." if closest else ""
-            raise SettingError(
-                f"{setting}={model}: not known to timm {timm.__version__}.{hint} "
-                f"Allowed: any of timm.list_models(), or {PREFIX}<name>."
-            ) from error
-        names = config.classifier or ()
-        self.classifiers: tuple[str, ...] = (names,) if isinstance(names, str) else tuple(names)
-        self.resizable = bool(config.fixed_input_size)
-        self.preprocessing: dict[str, Any] = {key: getattr(config, key) for key in _PREPROCESSING}
-        self.hub = f"model.safetensors of {config.hf_hub_id}" if config.hf_hub_id else "its weight file"
-        self.license = str(config.license or "unknown")
-        self.pretraining = f"timm {config.tag or model}"
-        self.pooling = "mean" if config.tag == "mae" else None  # timm pools these by class token, their authors do not
-
-    def pretrained(self) -> dict[str, Tensor]:
-        """Fetch the published weights, or take them from the cache."""
-        return dict(timm.create_model(self.name, pretrained=True).state_dict())
-
-    def build(self, num_classes: int, **arguments: Any) -> nn.Module:
-        """Build the network, initialised by the global random state."""
-        return timm.create_model(self.architecture, pretrained=False, num_classes=num_classes, **arguments)
-
-    def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
-        """Return the network: timm's give features and logits apart."""
-        return net
-
-
-def _hub_config(model: str) -> tuple[Any, str]:
-    """Read the configuration of a ``hf-hub:owner/name`` or ``local-dir:<path>`` model, as timm does."""
-    source, _, place = model.partition(":")
-    if source == "local-dir":
-        content = json.loads((Path(place).expanduser() / "config.json").read_text(encoding="utf-8"))
-        known, architecture = content.get("pretrained_cfg", content), content["architecture"]
-    else:
-        known, architecture, _ = load_model_config_from_hf(place)
-    names = {field.name for field in fields(PretrainedCfg)}
-    return PretrainedCfg(**{key: value for key, value in known.items() if key in names}), str(architecture)
-
-
-def find_model(model: str, setting: str) -> Family:
-    """Look a model up, ``torchvision:<name>`` in torchvision and any other in timm."""
-    return TorchvisionModel(model, setting) if model.startswith(PREFIX) else TimmModel(model, setting)
 
 
 def build_network(
@@ -215,13 +113,14 @@ class NetworkBuilder:
         """
         setting = f"{self.zoo}.checkpoint"
         weights = read(locate(checkpoint, self.layout, setting), self.layout, setting)
-        if not self.layout.by_order:
-            return weights
-        last = list(weights.values())[-1]
-        classes = len(last) if last.ndim > 0 else 1
-        with torch.device("meta"):  # names and shapes alone
-            expected = self._build(classes).state_dict()
-        return match_by_order(weights, expected, f"{setting}={checkpoint}")
+        source = f"{setting}={checkpoint}"
+        if self.layout.by_order:
+            last = list(weights.values())[-1]
+            net = self._without_memory(len(last) if last.ndim > 0 else 1)
+            return match_by_order(weights, net.state_dict(), source)
+        if self.layout.project == "timm":
+            return fit_names(weights, self._without_memory(2), self.family.classifiers, source)
+        return weights
 
     def build(self, weights: Mapping[str, Tensor] | None, pooling: str | None, source: str) -> Network:
         """Build the network and load the weights.
@@ -236,7 +135,7 @@ class NetworkBuilder:
             CheckpointError: If the weights do not fit.
         """
         heads = self.family.classifiers
-        weights = self._renamed(weights or {}, heads, source)
+        weights = weights or {}
         found = [weights[f"{head}.weight"] for head in heads if f"{head}.weight" in weights]
         found = [weight for weight in found if weight.ndim > 0]
         classes = len(found[0]) if found and len(found) == len(heads) else 0
@@ -258,13 +157,10 @@ class NetworkBuilder:
             fit(net, self._resampled(weights, net), source)
         return Network(self.family.finish(net, has_head), wanted, has_head)
 
-    def _renamed(self, weights: Mapping[str, Tensor], heads: Sequence[str], source: str) -> Mapping[str, Tensor]:
-        """Fit the names of a timm checkpoint to the network, for any author."""
-        if not weights or self.layout.by_order or self.layout.project != "timm":
-            return weights
-        with torch.device("meta"):  # names and shapes alone
-            net = self._build(2)
-        return fit_names(weights, net, heads, source)
+    def _without_memory(self, num_classes: int) -> nn.Module:
+        """Build the network on the meta device, for its names and shapes."""
+        with torch.device("meta"):
+            return self._build(num_classes)
 
     def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -295,11 +191,7 @@ class NetworkBuilder:
         for name, value in weights.items():
             if name not in expected or value.shape == expected[name].shape:
                 continue  # what fits, and what belongs to nothing and will be refused
-            if (
-                name == "pos_embed"
-                and value.ndim == 3
-                and math.isqrt(value.shape[1] - prefix) ** 2 == value.shape[1] - prefix
-            ):
+            if name == "pos_embed" and value.ndim == 3 and _is_square(value.shape[1] - prefix):
                 resampled[name] = resample_abs_pos_embed(value, patches.grid_size, num_prefix_tokens=prefix)
             elif name.endswith("relative_position_bias_table") and value.ndim and _is_square(len(value) - 3):
                 resampled[name] = resize_rel_pos_bias_table(value, patches.grid_size, expected[name].shape)

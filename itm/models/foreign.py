@@ -19,10 +19,8 @@ _LEVELS = 3  # parts of a name that can be a prefix, as in `model.backbone.modul
 def fit_names(weights: Mapping[str, Tensor], net: nn.Module, heads: Sequence[str], source: str) -> dict[str, Tensor]:
     """Return weights under the network's names.
 
-    Names that fit already stay. Otherwise the prefix under which most names fit is removed, and where names still
-    differ,
-    timm's own ``checkpoint_filter_fn`` of the architecture renames those of its authors: DINOv2, Swin, ConvNeXt and
-    others.
+    Names that fit already stay. Otherwise the prefix under which most names fit is removed. Where names still differ,
+    timm's ``checkpoint_filter_fn`` of the architecture renames those of its authors: DINOv2, Swin, ConvNeXt and others.
 
     Args:
         weights: Tensors by name.
