@@ -47,7 +47,8 @@ def test_errors_come_back_and_a_killed_process_is_noticed():
 SLEEPERS = """
 import os, time
 from itm.core.parallel import map_forked
-map_forked(lambda _: (print(os.getpid(), flush=True), time.sleep(600)), range(2), 2)
+# one write per line: print() writes the number and the end of line apart, and two processes may interleave them
+map_forked(lambda _: (os.write(1, f"{os.getpid()}\\n".encode()), time.sleep(600)), range(2), 2)
 """
 
 
@@ -55,8 +56,10 @@ def test_processes_end_with_a_parent_that_was_killed():
     command = [sys.executable, "-c", SLEEPERS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         assert parent.stdout is not None
-        children = [int(parent.stdout.readline()) for _ in range(2)]
-        parent.send_signal(signal.SIGKILL)
+        try:
+            children = [int(parent.stdout.readline()) for _ in range(2)]
+        finally:  # leaving the block waits for the parent
+            parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
     while (left := [child for child in children if alive(child)]) and time.monotonic() < deadline:
         time.sleep(0.1)
