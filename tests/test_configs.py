@@ -39,7 +39,7 @@ def test_scorer_configs_hold_the_dataclass_s_own_defaults(name):
 
 def test_every_exported_scorer_has_a_config():
     exported = [value for value in vars(itm.scorers).values() if isinstance(value, type) and issubclass(value, Scorer)]
-    needing_source = {"ped"}
+    needing_source = {"ped", "dcd"}
     assert {cls.name for cls in exported if cls is not Scorer} - needing_source <= set(names("scorer"))
 
 

@@ -1,6 +1,7 @@
 """Transferability scores, one paper per file."""
 
 from itm.scorers.base import Score, Scorer
+from itm.scorers.dcd import DCD
 from itm.scorers.emms import EMMS
 from itm.scorers.etran import ETran
 from itm.scorers.gbc import GBC
@@ -21,6 +22,7 @@ from itm.scorers.sfda import SFDA
 from itm.scorers.transrate import TransRate
 
 __all__ = [
+    "DCD",
     "EMMS",
     "GBC",
     "ITM",

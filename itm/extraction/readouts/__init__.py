@@ -1,0 +1,1 @@
+"""Readouts: functions from a network and a batch of images to rows of features."""
