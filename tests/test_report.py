@@ -251,9 +251,11 @@ def test_sweep_figure_tells_every_model_and_setting_apart(tmp_path):
 def test_candidate_reads_backbone_and_extraction():
     from itm.core.features import Features
     from itm.extraction.extract import Extraction
+    from itm.extraction.store import FeatureKey
     from itm.models.backbone import load_backbone
 
     backbone = load_backbone("resnet10t", image_size=32)
-    done = Extraction(Features(torch.zeros(2, 512), torch.tensor([0, 1])), 2.0, 1.0, True)
+    key = FeatureKey("resnet10t", "0", "resize 32", "gap", "32", "f1")
+    done = Extraction(Features(torch.zeros(2, 512), torch.tensor([0, 1])), 2.0, 1.0, True, key, torch.arange(2))
     found = Candidate.from_backbone(backbone, done)
     assert (found.dim, found.input_size, found.cached) == (512, 32, True)

@@ -67,6 +67,28 @@ def stratified_sample(y: Tensor, size: int, seed: int) -> Tensor:
     return torch.nonzero(_draw(y, shares, generator)).flatten()
 
 
+def stratified_order(y: Tensor, seed: int) -> Tensor:
+    """Order the rows so that every beginning of the order is a stratified sample of all rows.
+
+    Two rows of each class come first; from then on a beginning of ``n`` rows holds each class in proportion.
+
+    Args:
+        y: Class of each row, integer, ``[N]``.
+        seed: Which of the possible orders.
+
+    Returns:
+        A permutation of the rows, int64, ``[N]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dense, counts = torch.unique(y, return_inverse=True, return_counts=True)[1:]
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_class = shuffled[torch.argsort(dense[shuffled], stable=True)]
+    place = torch.arange(len(y)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    # the k-th row of a class stands where k of its n_c rows are due
+    due = (place + torch.rand(len(counts), generator=generator)[dense[by_class]]) / counts[dense[by_class]]
+    return by_class[torch.argsort(torch.where(place < 2, due - 2, due), stable=True)]
+
+
 def sample_per_class(y: Tensor, start: int, stop: int | None, seed: int) -> Tensor:
     """Choose the rows ``start..stop-1`` of each class's random order, so that adjoining spans share no row.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from itm.core.devices import DTYPES, Precision, check_device
-from itm.core.errors import DataError, SettingError, WorkerError, unknown
+from itm.core.errors import DataError, SettingError, StoreError, WorkerError, unknown
 from itm.core.features import Features
 from itm.core.parallel import default_workers
 from itm.core.progress import show_progress
@@ -42,6 +42,8 @@ class Extraction:
         seconds: Wall-clock time of the extraction; of the original one where the features come from the store.
         images_per_second: Speed of that extraction.
         cached: Whether the store held everything, so that no image was read.
+        key: Key of the features in the store.
+        rows: Image of each row, int64, ``[N]``.
         skipped: File and reason of each image that could not be read.
     """
 
@@ -49,6 +51,8 @@ class Extraction:
     seconds: float
     images_per_second: float
     cached: bool
+    key: FeatureKey
+    rows: Tensor
     skipped: tuple[str, ...] = ()
 
 
@@ -92,7 +96,7 @@ def extract(
     if workers is None:
         workers = default_workers(device)
     _check_settings(batch_size, workers, device, precision, on_error)
-    key, total = _key(backbone, images, precision), len(images)
+    key, total = feature_key(backbone, images, precision), len(images)
     shards = store.read(key, total)
     if on_error == "stop":  # an image that was skipped once must be read now, or stop this extraction
         shards = {start: shard for start, shard in shards.items() if not shard.skipped}
@@ -110,10 +114,11 @@ def extract(
             _log.warning("%s: %s The missing images are read once more.", backbone.name, lost)
             gc.collect()  # ends the old loader; torch would report its dead worker again
             run.fill(shards, spans, store, key)
-    return _assemble(backbone, images, [shards[start] for start, _ in spans], cached=cached)
+    return _assemble(backbone, images, key, [shards[start] for start, _ in spans], cached=cached)
 
 
-def _key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
+def feature_key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
+    """Return the key under which the store keeps the features of a backbone on some images."""
     return FeatureKey(
         model=backbone.model,
         weights=backbone.weights_digest,
@@ -209,21 +214,48 @@ class _Run:
             return features.float(), None if logits is None else logits.float()
 
 
-def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, cached: bool) -> Extraction:
+def is_stored(images: ImageSet, store: FeatureStore, key: FeatureKey) -> bool:
+    """Return whether the store holds all features of a key, undamaged."""
+    return len(store.read(key, len(images))) == len(store.spans(len(images)))
+
+
+def read_features(images: ImageSet, store: FeatureStore, key: FeatureKey) -> Features:
+    """Read features that an earlier :func:`extract` stored.
+
+    Raises:
+        StoreError: If they are no longer complete.
+    """
+    shards = store.read(key, len(images))
+    if len(shards) < len(store.spans(len(images))):
+        raise StoreError(
+            f"store={store.root}: {store.folder(key).name} was removed or damaged during the run; repeat the command."
+        )
+    return _gather(images, list(shards.values()))[0]
+
+
+def _gather(images: ImageSet, shards: Sequence[Shard]) -> tuple[Features, Tensor]:
+    """Return the features of all shards, and the image of each row."""
     filled = [shard for shard in shards if len(shard.indices)]
-    skipped = tuple(reason for shard in shards for reason in shard.skipped.values())
     if not filled:
+        skipped = [reason for shard in shards for reason in shard.skipped.values()]
         found = f"{len(images)} images, and none can be read; the first: {skipped[0]}" if skipped else "no image"
         raise DataError(f"data={images.name}: the {images.split} split holds {found}")
     rows = torch.cat([shard.indices for shard in filled])
-    x = torch.cat([shard.features for shard in filled])
     logits = [shard.logits for shard in filled if shard.logits is not None]
     features = Features(
-        x,
+        torch.cat([shard.features for shard in filled]),
         torch.cat([shard.labels for shard in filled]),
         torch.cat(logits) if logits else None,
         None if images.groups is None else images.groups[rows],
     )
+    return features, rows
+
+
+def _assemble(
+    backbone: Backbone, images: ImageSet, key: FeatureKey, shards: Sequence[Shard], *, cached: bool
+) -> Extraction:
+    features, rows = _gather(images, shards)
+    x = features.x
     if not cached and (broken := int((~torch.isfinite(x)).any(dim=1).sum())):
         _log.warning(
             "%s: features are NaN or infinite in %d of %d rows of %s.", backbone.name, broken, len(x), images.name
@@ -234,7 +266,8 @@ def _assemble(backbone: Backbone, images: ImageSet, shards: Sequence[Shard], *, 
     _log.info(
         "%s: %d images of %s %s (%.1f s, %.0f images/s).", backbone.name, len(x), images.name, done, seconds, speed
     )
-    return Extraction(features, seconds, speed, cached, skipped)
+    skipped = tuple(reason for shard in shards for reason in shard.skipped.values())
+    return Extraction(features, seconds, speed, cached, key, rows, skipped)
 
 
 def _check_settings(batch_size: int, workers: int, device: str, precision: str, on_error: str) -> None:

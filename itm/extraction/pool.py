@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +18,11 @@ from itm.core.progress import duration
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.store import FeatureStore
+from itm.extraction.stored_features import StoredFeatures
 from itm.models.backbone import Backbone, load_backbone
+
+PATIENCE = 2.0
+"""Seconds between two checks of the models that other workers hold."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ class ExtractionSettings:
         trainer: Settings ``trainer``: accelerator, precision, batch_size, workers.
         store: Folder of the feature store.
         seed: Seed of the split and of the sample.
+        worker: Number of this worker, of several that share the models; None where no other one is expected. It does
+            not decide the features, and equal settings may differ in it.
     """
 
     data: Mapping[str, Any]
@@ -39,16 +46,35 @@ class ExtractionSettings:
     trainer: Mapping[str, Any]
     store: str
     seed: int
+    worker: int | None = None
 
     @classmethod
     def from_run(cls, run: Mapping[str, Any]) -> ExtractionSettings:
         """Take them from the resolved settings of a run."""
-        return cls(run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"])
+        return cls(run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"], run.get("worker"))
 
     @cached_property
     def digest(self) -> str:
         """The sha256 of the settings, in hexadecimal."""
-        return json_digest([asdict(self), list(self.zoo)])  # the order of the models decides that of the result
+        values = {**asdict(self), "worker": None}
+        return json_digest([values, list(self.zoo)])  # the order of the models decides that of the result
+
+    def load_images(self) -> ImageSet:
+        """Load the images.
+
+        Raises:
+            DataError: If they are missing.
+            SettingError: If a setting is wrong.
+        """
+        data = self.data
+        return load_images(
+            str(data["name"]),
+            root=None if data["root"] is None else Path(str(data["root"])),
+            seed=self.seed,
+            limit=data["limit"],
+            range=data.get("range"),
+            bands=data.get("bands"),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExtractionSettings) and self.digest == other.digest
@@ -135,37 +161,120 @@ def extract_pool(settings: ExtractionSettings) -> ExtractedPool:
         StoreError: If the store cannot be read or written.
         WorkerError: If decoding processes died twice in the extraction of a model.
     """
-    data = settings.data
-    images = load_images(
-        str(data["name"]),
-        root=None if data["root"] is None else Path(str(data["root"])),
-        seed=settings.seed,
-        limit=data["limit"],
-        range=data.get("range"),
-        bands=data.get("bands"),
-    )
-    features: dict[str, Features] = {}
+    extractor = PoolExtractor(settings)
+    features = StoredFeatures(extractor.images, extractor.store)
     candidates: dict[str, Candidate] = {}
-    failed: dict[str, str] = {}
-    start = time.monotonic()
-    for number, (name, entry) in enumerate(settings.zoo.items(), start=1):
+    for name, candidate, extraction in extractor.run(settings.zoo, extractor.all_images):
+        candidates[name] = candidate
+        features.add(name, extraction)
+    return extractor.pool(features, candidates)
+
+
+class PoolExtractor:
+    """Extracts features model by model; a model that fails is named with its reason, and the others go on.
+
+    Args:
+        settings: What to extract.
+
+    Attributes:
+        images: The images.
+        store: The store.
+        failed: Reason by model, for each model without features.
+    """
+
+    def __init__(self, settings: ExtractionSettings) -> None:
+        self.settings = settings
+        self.images = settings.load_images()
+        self.store = FeatureStore(settings.store)
+        self.failed: dict[str, str] = {}
+
+    def run(
+        self, models: Iterable[str], extract_model: Callable[[Backbone], Extraction]
+    ) -> Iterator[tuple[str, Candidate, Extraction]]:
+        """Load each model and extract its features; with workers, those that another worker extracts come last.
+
+        Args:
+            models: Names in the zoo.
+            extract_model: Extracts the features of a backbone.
+
+        Yields:
+            Name, facts and extraction of each model that did not fail.
+        """
+        pending, total, done = list(models), len(list(models)), 0
+        start = time.monotonic()
+        while pending:
+            held: list[str] = []
+            for name in pending:
+                with self._claim(name) as claimed:
+                    found = self._extract(name, extract_model) if claimed else None
+                if not claimed:
+                    held.append(name)
+                    continue
+                done += 1
+                if found is not None:
+                    yield name, *found
+                _log_progress(done, total, time.monotonic() - start)
+            if held and len(held) == len(pending):
+                time.sleep(PATIENCE)
+            elif held:
+                _log.info("%d models are left, which other workers hold.", len(held))
+            pending = held
+
+    def all_images(self, backbone: Backbone) -> Extraction:
+        """Extract the features of all images."""
+        return self.extract(backbone, self.images)
+
+    def extract(self, backbone: Backbone, images: ImageSet) -> Extraction:
+        """Extract the features of some images with the settings of the run."""
+        trainer = self.settings.trainer
+        return extract(
+            backbone,
+            images,
+            self.store,
+            batch_size=trainer["batch_size"],
+            workers=trainer["workers"],
+            device=trainer["accelerator"],
+            precision=trainer["precision"],
+            on_error=self.settings.data["on_error"],
+        )
+
+    def pool(self, features: StoredFeatures, candidates: Mapping[str, Candidate]) -> ExtractedPool:
+        """Return the result in the order of the zoo.
+
+        Raises:
+            FeatureError: If no model gave features.
+        """
+        if not features:
+            reasons = " ".join(dict.fromkeys(self.failed.values()))
+            raise FeatureError(f"zoo: none of {len(self.failed)} models gave features. {reasons}")
+        features.sort(self.settings.zoo)
+        ordered = {name: candidates[name] for name in features}
+        return ExtractedPool(self.images, features, ordered, self.failed)
+
+    def _claim(self, name: str) -> AbstractContextManager[bool]:
+        """Claim a model against the other workers; a single worker has every model."""
+        settings = self.settings
+        if settings.worker is None:
+            return nullcontext(True)
+        entry = settings.zoo[name] or {}
+        return self.store.claim(
+            json_digest([name, dict(entry), settings.trainer["precision"], self.images.fingerprint])
+        )
+
+    def _extract(
+        self, name: str, extract_model: Callable[[Backbone], Extraction]
+    ) -> tuple[Candidate, Extraction] | None:
         try:
-            backbone = load_backbone(name, **(entry or {}))
+            backbone = load_backbone(name, **(self.settings.zoo[name] or {}))
             _log.info("%s: %s", name, backbone.transform_text)
-            done = _extract(backbone, images, settings)
+            extraction = extract_model(backbone)
         except (DataError, StoreError, WorkerError):
             raise  # every other model would fail on the same image, disk or lack of memory
         except (ItmError, RuntimeError) as error:  # bad weights, or a forward pass that fails
             _log.error("%s: %s", name, error)
-            failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
-        else:
-            features[name] = done.features
-            candidates[name] = Candidate.from_backbone(backbone, done)
-        _log_progress(number, len(settings.zoo), time.monotonic() - start)
-    if not features:
-        reasons = " ".join(dict.fromkeys(failed.values()))
-        raise FeatureError(f"zoo: none of {len(failed)} models gave features. {reasons}")
-    return ExtractedPool(images, features, candidates, failed)
+            self.failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
+            return None
+        return Candidate.from_backbone(backbone, extraction), extraction
 
 
 def _log_progress(number: int, total: int, seconds: float) -> None:
@@ -173,17 +282,3 @@ def _log_progress(number: int, total: int, seconds: float) -> None:
     if number < total:
         left = seconds / number * (total - number)
         _log.info("Model %d of %d extracted; about %s left.", number, total, duration(left))
-
-
-def _extract(backbone: Backbone, images: ImageSet, settings: ExtractionSettings) -> Extraction:
-    trainer = settings.trainer
-    return extract(
-        backbone,
-        images,
-        FeatureStore(settings.store),
-        batch_size=trainer["batch_size"],
-        workers=trainer["workers"],
-        device=trainer["accelerator"],
-        precision=trainer["precision"],
-        on_error=settings.data["on_error"],
-    )

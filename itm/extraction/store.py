@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from itm.core.errors import StoreError
-from itm.core.files import folder_name, json_digest, storage_errors, write_atomic
+from itm.core.files import folder_name, json_digest, storage_errors, try_lock, write_atomic
 from itm.core.provenance import versions
 
 FORMAT = 1
@@ -210,6 +211,38 @@ class FeatureStore:
         }
         content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         self._write(self.folder(key) / "manifest.json", content.encode())
+
+    def remove(self, key: FeatureKey) -> None:
+        """Remove the features of a key.
+
+        Raises:
+            StoreError: If a file cannot be removed.
+        """
+        folder = self.folder(key)
+        with self._errors("remove", folder):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+    @contextmanager
+    def claim(self, digest: str) -> Iterator[bool]:
+        """Claim a piece of work for this process until the block ends, or until the process dies.
+
+        Args:
+            digest: Identity of the work, hexadecimal.
+
+        Yields:
+            True if the claim succeeded, False if another process holds it.
+
+        Raises:
+            StoreError: If the store cannot be written.
+        """
+        folder = self.root / ".claims" / digest[:16]
+        with self._errors("write", folder):
+            lock = try_lock(folder)
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
 
     def _write(self, path: Path, content: bytes) -> None:
         with self._errors("write", path):

@@ -1,0 +1,60 @@
+"""The features of many models, of which only some are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from itm.core.features import Features
+from itm.extraction.extract import Extraction, read_features
+from itm.extraction.store import FeatureKey, FeatureStore
+
+if TYPE_CHECKING:
+    from itm.data.image_set import ImageSet
+
+FEATURES_IN_MEMORY = 1 << 30
+"""Bytes of features that a pool keeps in memory; it reads the others from the store at each access."""
+
+
+class StoredFeatures(Mapping[str, Features]):
+    """Features by model; what exceeds the memory allowed is read from the store at each access.
+
+    Args:
+        images: The images of every model.
+        store: The store that has the features.
+        memory: Bytes of features to keep in memory.
+    """
+
+    def __init__(self, images: ImageSet, store: FeatureStore, memory: int = FEATURES_IN_MEMORY) -> None:
+        self.images, self.store, self.memory = images, store, memory
+        self._keys: dict[str, FeatureKey] = {}
+        self._kept: dict[str, Features] = {}
+
+    def add(self, model: str, extraction: Extraction) -> None:
+        """Add the features of a model, which the store holds."""
+        self._keys[model] = extraction.key
+        tensors = [extraction.features.x, extraction.features.logits]
+        size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        if size <= self.memory:
+            self.memory -= size
+            self._kept[model] = extraction.features
+
+    def sort(self, models: Iterable[str]) -> None:
+        """Put the models that have features into the order given."""
+        self._keys = {model: self._keys[model] for model in models if model in self._keys}
+
+    def __getitem__(self, model: str) -> Features:
+        """Return the features of a model.
+
+        Raises:
+            StoreError: If they had to be read and are no longer in the store.
+        """
+        if model in self._kept:
+            return self._kept[model]
+        return read_features(self.images, self.store, self._keys[model])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
