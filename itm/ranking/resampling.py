@@ -1,0 +1,125 @@
+"""Scores of a pool on random parts of its images, the same images for every model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from itm.core.errors import FeatureError, SettingError
+from itm.core.features import Features
+from itm.core.parallel import map_forked
+from itm.core.progress import show_progress
+from itm.core.seeding import derive_seed
+from itm.core.splits import split_indices
+from itm.scorers.base import Scorer
+
+MOST_ROWS = 1000
+"""Rows of a part: the time of a score grows with them, and its deviations can be rescaled."""
+_SEEDS = 2**31  # scikit-learn takes no larger seed
+
+
+def take_rows(features: Features, rows: Tensor) -> Features:
+    """Return some rows of the features.
+
+    Args:
+        features: Features of ``N`` rows.
+        rows: Indices of the rows, int64.
+    """
+    parts = (features.x, features.y, features.logits, features.groups)
+    return Features(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+
+def random_parts(
+    y: Tensor, count: int, *, seed: int = 0, groups: Tensor | None = None, most: int = MOST_ROWS
+) -> list[Tensor]:
+    """Draw random parts of the rows, stratified by class and never through a group.
+
+    Args:
+        y: Class of each row, integer, ``[N]``.
+        count: Number of parts.
+        seed: Decides the parts; the first parts do not depend on their number.
+        groups: Group of each row, integer, ``[N]``, or None.
+        most: Most rows of a part; up to it a part is half of the rows.
+
+    Returns:
+        Ascending indices of each part, int64. Every class has a row in each part.
+
+    Raises:
+        FeatureError: If there are fewer than two rows or groups.
+    """
+    share = min(0.5, most / len(y))
+    return [split_indices(y, share, derive_seed(seed, index) % _SEEDS, groups)[0] for index in range(count)]
+
+
+def resampled_scores(
+    pool: Mapping[str, Features], scorer: Scorer, parts: Sequence[Tensor], *, seed: int = 0, jobs: int = 1
+) -> NDArray[np.float64]:
+    """Score all models of a pool on each part of the rows.
+
+    Args:
+        pool: Features of the same images by model name.
+        scorer: The score. Where it has a seed, each part gets its own.
+        parts: Indices of the rows of each part, see :func:`random_parts`.
+        seed: Seed of the scorer on the first part, counted upwards.
+        jobs: Processes that share the parts, see :func:`itm.core.parallel.map_forked`.
+
+    Returns:
+        Scores, parts in rows and models in columns in the order of the pool, ``[R, M]``; NaN in the whole row of a part
+        on which a model cannot be scored.
+
+    Raises:
+        SettingError: If a process was killed.
+    """
+    with show_progress("Scoring resampled images", len(parts), unit="resamples") as advance:
+        rows = map_forked(
+            lambda index: _score(pool, _with_seed(scorer, seed + index), parts[index]),
+            range(len(parts)),
+            jobs,
+            advance,
+        )
+    return np.array(rows, dtype=np.float64).reshape(len(parts), len(pool))
+
+
+def deviations(scores: NDArray[np.float64], rows: int, part: int) -> NDArray[np.float64]:
+    """Return how much the scores on all rows would vary over other images of the same kind.
+
+    Parts of ``m`` of ``N`` rows, drawn without replacement, vary around the score on all rows with the variance
+    ``(1/m - 1/N) v``, where the score on all rows itself varies with ``v/N``. The factor ``sqrt(m / (N - m))`` turns
+    one into the other; for halves it is 1.
+
+    Args:
+        scores: Scores on parts, ``[R, M]``, see :func:`resampled_scores`; rows with a NaN are left out.
+        rows: Number of all rows, ``N``.
+        part: Number of rows of a part, ``m``.
+
+    Returns:
+        Deviations from the mean over the parts, ``[R', M]``. The models of one row go together.
+
+    Raises:
+        SettingError: If fewer than two parts have scores: one part shows no spread.
+    """
+    known = scores[np.isfinite(scores).all(axis=1)]
+    if len(known) < 2:
+        raise SettingError(
+            f"resamples: {len(scores)} random parts of the images were scored, {len(known)} of them for every model; "
+            "a spread needs 2 or more."
+        )
+    return np.asarray((known - known.mean(axis=0)) * math.sqrt(part / max(rows - part, 1)))
+
+
+def _score(pool: Mapping[str, Features], scorer: Scorer, rows: Tensor) -> list[float]:
+    try:
+        found = scorer.score({name: take_rows(features, rows) for name, features in pool.items()})
+    except FeatureError:
+        return [math.nan] * len(pool)
+    return [found[name] for name in pool]
+
+
+def _with_seed(scorer: Scorer, seed: int) -> Scorer:
+    has_seed = any(field.name == "seed" for field in dataclasses.fields(scorer))
+    return dataclasses.replace(scorer, **{"seed": seed}) if has_seed else scorer
