@@ -19,6 +19,7 @@ from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
 from itm.models.budget import Budget
+from itm.ranking.race import Race
 from itm.ranking.ranking import Ranking, by_name
 from itm.report.decision import decision
 from itm.report.report import Report
@@ -37,6 +38,7 @@ class _Arguments:
     seed: Annotated[int, Field(ge=0)]
     limit: Annotated[int, Field(ge=2)] | None
     budget: dict[str, Any] | Budget | None
+    race: bool | dict[str, Any] | Race
     groundtruth: str | Path | None
     on_error: OnError
     store: str | Path | None
@@ -115,7 +117,9 @@ class Estimate:
         return "\n".join(parts)
 
     def _notes(self) -> list[str]:
-        notes = [f"no score: {name}: {reason}" for name, reason in self._report.failures().items()]
+        race = self._report.race
+        notes = [] if race is None else race.sentences()
+        notes += [f"no score: {name}: {reason}" for name, reason in self._report.failures().items()]
         return notes + [f"removed: {name}: {reason}" for name, reason in self.removed.items()]
 
     @property
@@ -135,6 +139,7 @@ def estimate(
     seed: int = 0,
     limit: int | None = None,
     budget: Mapping[str, Any] | Budget | None = None,
+    race: bool | Mapping[str, Any] | Race = False,
     groundtruth: str | Path | None = "shipped",
     on_error: OnError = "stop",
     store: str | Path | None = None,
@@ -157,6 +162,8 @@ def estimate(
         seed: First of the seeds, and seed of the splits.
         limit: Number of images of a seeded, stratified sample; None takes all.
         budget: Limits on the models, see :class:`itm.models.budget.Budget`, as in ``{"parameters": 30e6}``.
+        race: Whether to drop weak models before they see all images; or the settings of :class:`itm.ranking.race.Race`,
+            as in ``{"start": 200}``.
         groundtruth: ``"shipped"``, ``"paper"``, a CSV file or None: accuracies to compare the ranking with.
         on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
         store: Folder of the stored features; ``$ITM_HOME/features`` or ``~/.cache/itm/features`` where not given.
@@ -175,8 +182,8 @@ def estimate(
     """
     _Arguments(
         data=data, models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
-        limit=limit, budget=_plain(budget), groundtruth=groundtruth, on_error=on_error, store=store, device=device,
-        precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
+        limit=limit, budget=_plain(budget), race=_plain(race), groundtruth=groundtruth, on_error=on_error,
+        store=store, device=device, precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     zoo = resolve_models(models, pretrained)
@@ -187,6 +194,7 @@ def estimate(
         "zoo": zoo,
         "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
         "source": {"name": None, "limit": None},
+        "race": race,
         "groundtruth": None if groundtruth is None else str(groundtruth),
         "seed": seed,
         "seeds": seeds,

@@ -32,8 +32,18 @@ def data_overrides(words: list[str], sampled: bool) -> list[str]:
     for word in words:
         if whole and word.startswith("data="):
             found.append("data.limit=null")
-        found.append(quote_if_needed(data_override(word)))
+        found.append(quote_if_needed(race_override(data_override(word))))
     return found
+
+
+def race_override(word: str) -> str:
+    """Turn ``race=true`` into an override that Hydra reads beside ``race.start=50``.
+
+    >>> race_override("race=true"), race_override("race={start: 50}")
+    ('race.enabled=true', 'race={start: 50}')
+    """
+    value = word.removeprefix("race=")
+    return word if value == word or value.startswith("{") else f"race.enabled={value}"
 
 
 def data_override(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from itm.cli.folders import groundtruth_folder
@@ -12,6 +13,7 @@ from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
 from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.models import check_zoo
+from itm.ranking.race import Race, race
 from itm.ranking.ranking import rank_all
 from itm.ranking.source import with_source_features
 from itm.report.report import Report
@@ -38,12 +40,14 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Repor
     if run.get("on_failure", "stop") == "stop":
         check_zoo(run["zoo"])
     extraction = ExtractionSettings.from_run(run)
-    pool = extract_pool(extraction)
-    scorers = with_source_features(scorers, run["source"], extraction)
+    rules = Race.from_setting(run.get("race"))
+    pool, raced = (extract_pool(extraction), None) if rules is None else race(extraction, rules)
+    left = {name: entry for name, entry in extraction.zoo.items() if name in pool.features}
+    scorers = with_source_features(scorers, run["source"], replace(extraction, zoo=left))
     jobs = run["jobs"] or processes()
     rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
     compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(pool.candidates, truth))
-    return Report(pool.images, rankings, pool.candidates, pool.failed, left_out, run, compared)
+    return Report(pool.images, rankings, pool.candidates, pool.failed, left_out, run, compared, race=raced)
 
 
 def check_optimised(metric: str | None, scorers: Mapping[str, Scorer], truth: Truth | None) -> None:

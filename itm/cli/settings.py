@@ -13,6 +13,7 @@ from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
 from itm.groundtruth.protocol import Keep
+from itm.ranking.race import Race
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """First of the seeds; scikit-learn takes none above 2**32."""
@@ -96,6 +97,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
     _check(SourceSettings, "source", run.get("source"))
     _check_trainer(run.get("trainer"))
     _check_mapping("budget", run.get("budget"))
+    Race.from_setting(run.get("race"))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
     _check_entries("scorer", run.get("scorer"), "scorer=[itm]")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from itm.core.files import json_digest
 from itm.core.progress import duration
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
+from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
 from itm.models.backbone import Backbone, load_backbone
@@ -223,6 +224,16 @@ class PoolExtractor:
     def all_images(self, backbone: Backbone) -> Extraction:
         """Extract the features of all images."""
         return self.extract(backbone, self.images)
+
+    def of_sample(self, sample: GrowingSample, number: int) -> Callable[[Backbone], Extraction]:
+        """Return a function that extracts one of the growing samples, as :func:`extract_sample` does."""
+        precision = str(self.settings.trainer["precision"])  # a command line gives the number 32
+
+        def extract_model(backbone: Backbone) -> Extraction:
+            run = partial(self.extract, backbone)
+            return extract_sample(backbone, sample, number, self.store, precision, run)
+
+        return extract_model
 
     def extract(self, backbone: Backbone, images: ImageSet) -> Extraction:
         """Extract the features of some images with the settings of the run."""

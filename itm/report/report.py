@@ -21,6 +21,7 @@ from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
 from itm.extraction.pool import Candidate
+from itm.ranking.race import RaceResult
 from itm.ranking.ranking import Ranking
 from itm.report import console as tables
 from itm.report import page
@@ -46,6 +47,7 @@ class Report:
         date: When the run ended.
         advice: A sentence on which model to fine-tune; default :func:`itm.report.decision.decision`.
         cautions: Sentences that a reader needs before the advice, beside those of the images and the ranking.
+        race: The race that dropped models; None where every model saw all images.
     """
 
     images: ImageSet
@@ -59,6 +61,7 @@ class Report:
     date: datetime = field(default_factory=lambda: datetime.now().astimezone())
     advice: str | None = None
     cautions: Sequence[str] = ()
+    race: RaceResult | None = None
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class Report:
         """Return one row per scorer and model, best first: the ranking's columns and the candidate's numbers.
 
         Where the truth is known, it has ``true_accuracy`` (percent) and ``true_rank``, too; equal accuracies share the
-        better rank.
+        better rank. Models that a race dropped follow without rank and score, with ``dropped_in_round`` and ``reason``.
         """
         frames = []
         for ranking in self.rankings:
@@ -97,7 +100,26 @@ class Report:
                 frame["true_accuracy"] = frame["model"].map(truth)
                 frame["true_rank"] = frame["model"].map(truth.rank(ascending=False, method="min")).astype("Int64")
             frames.append(frame)
-        return pd.concat(frames, ignore_index=True)
+        table = pd.concat(frames, ignore_index=True)
+        return table if self.race is None else self._with_dropped(table, self.race)
+
+    def _with_dropped(self, table: pd.DataFrame, race: RaceResult) -> pd.DataFrame:
+        """Return the table with the models that the race dropped below the others."""
+        truth = {} if self.comparison is None else self.comparison.truth.accuracy
+        rows = []
+        for model, standing in race.dropped.items():
+            row: dict[str, Any] = {"scorer": "race", "model": model, "true_accuracy": truth.get(model)}
+            row |= {"dropped_in_round": standing.round, "reason": standing.reason}
+            facts = race.candidates[model]
+            row |= {name: getattr(facts, name) for name in ("parameters", "input_size", "dim", "pretraining")}
+            rows.append(row)
+        columns = [*table.columns, "dropped_in_round", "reason"]
+        joined = pd.DataFrame([*table.to_dict("records"), *rows], columns=columns)
+        if "true_rank" in joined:  # among the dropped models, too
+            known = joined.drop_duplicates("model").set_index("model")["true_accuracy"]
+            joined["true_rank"] = joined["model"].map(known.rank(ascending=False, method="min"))
+        whole = [name for name in ("rank", "true_rank", "dropped_in_round") if name in joined]
+        return joined.astype(dict.fromkeys(whole, "Int64"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole report as plain values, the content of ``ranking.json``."""
@@ -109,6 +131,7 @@ class Report:
             "models": {name: dataclasses.asdict(candidate) for name, candidate in self.candidates.items()},
             "failed": dict(self.failed),
             "left_out": dict(self.left_out),
+            "race": None if self.race is None else self.race.to_dict(),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "settings": dict(self.settings),
             "versions": versions(),
@@ -117,7 +140,8 @@ class Report:
         }
 
     def write(self, folder: Path, setting: str = "hydra.run.dir") -> list[Path]:
-        """Write ``ranking.csv``, ``ranking.json``, where there is one ``comparison.csv``, and ``report.html``.
+        """Write ``ranking.csv``, ``ranking.json``, where there are any ``comparison.csv`` and ``race.csv``, and
+        ``report.html``.
 
         Scores come first. A page that cannot be made or written is a warning in the log.
 
@@ -141,6 +165,9 @@ class Report:
             if self.comparison is not None and self.comparison.rows:
                 write_csv(self.comparison.to_frame(), folder / "comparison.csv")
                 written.append(folder / "comparison.csv")
+            if self.race is not None:
+                write_csv(self.race.to_frame(), folder / "race.csv")
+                written.append(folder / "race.csv")
         try:
             write_atomic(folder / "report.html", self.to_html().encode("utf-8"))
             written.append(folder / "report.html")
@@ -183,6 +210,8 @@ class Report:
             if self.comparison.rows:
                 console.print(tables.truth_table(self.comparison))
             console.print(cell(" ".join(self.comparison.notes())), highlight=False)
+        for sentence in () if self.race is None else self.race.sentences():
+            console.print(cell(sentence), highlight=False)
         for name, reason in self.failures().items():
             console.print(f"[red]no score[/red] {cell(f'{name}: {reason}')}", highlight=False)
 

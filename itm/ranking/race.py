@@ -1,0 +1,311 @@
+"""A race of many models: all on a few images, the weak ones dropped, more images for the others, until all images.
+
+Extraction is the cost, and most models need not see all images to lose. Dropping the worse part of the models while
+the data grow is successive halving (Jamieson and Talwalkar, AISTATS 2016). Here a round may drop more models than its
+share: those that the paired resamples show to be behind. Rounds are decided by the regularised H-score, which orders
+models by ten images of a class, where ITM does not. The models that see all images get the scores that were asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import NormalDist
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from itm.core.errors import FeatureError, SettingError
+from itm.core.features import Features
+from itm.core.seeding import derive_seed
+from itm.core.settings import Count, Share, settings
+from itm.core.splits import split_indices
+from itm.data.image_set import ImageSet
+from itm.extraction.extract import Extraction
+from itm.extraction.parts import GrowingSample
+from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, PoolExtractor
+from itm.extraction.stored_features import StoredFeatures
+from itm.scorers import RegularizedHScore
+
+IMAGES_PER_CLASS = 10
+"""Images of a class, on average, below which no round drops a model."""
+
+_log = logging.getLogger(__name__)
+
+
+@settings("race")
+class Race:
+    """Settings of a race.
+
+    Args:
+        start: Images of the first round; raised to ten per class where it is less. Every round doubles them, and the
+            last one, which begins where the next would take more than half, has all images.
+        share: Largest share of its models that a round passes on.
+        keep_at_least: Models that see all images, at the least.
+        confidence: Probability of being behind the leader from which a round drops a model whatever the share.
+        resamples: Pairs of halves of the images on which a round compares the models.
+    """
+
+    start: Annotated[int, Field(ge=4)] = 100
+    share: Share = 0.4
+    keep_at_least: Count = 2
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=5)] = 10
+
+    @classmethod
+    def from_setting(cls, value: Any) -> Race | None:
+        """Return the settings as a config or a caller gives them, or None for no race.
+
+        Args:
+            value: True, False or None; settings by name, with ``enabled`` where they come from a config; or an object
+                of this class.
+
+        Raises:
+            SettingError: If a setting is wrong.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            given = {str(name): setting for name, setting in value.items() if name != "enabled"}
+            enabled = value.get("enabled", True)
+            if not isinstance(enabled, bool):
+                raise SettingError(f"race={enabled}: expected true or false.")
+            rules = cls(**given)  # a wrong setting is an error also where the race is off
+            return rules if enabled else None
+        if not isinstance(value, bool | None):
+            raise SettingError(f"race={value}: expected true or false, or settings by name.")
+        return cls() if value else None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model at the end of one round.
+
+    Args:
+        round: Number of the round, from 1.
+        images: Images that the round's models have seen.
+        model: Its name.
+        score: Mean regularised H-score over the resamples.
+        behind: Mean distance to the round's best model on the same resamples; 0 for that model.
+        deviation: Standard error of that distance.
+        probability: Probability of being behind that model; one half for that model.
+        reason: Why the model was dropped; empty where it goes on.
+        passes: Image passes of all models up to the end of the round.
+    """
+
+    round: int
+    images: int
+    model: str
+    score: float
+    behind: float
+    deviation: float
+    probability: float
+    reason: str
+    passes: int
+
+    @property
+    def when(self) -> str:
+        """The round and its images, in words."""
+        return f"round {self.round} ({self.images} images)"
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What a race dropped, when, why, and what it cost.
+
+    Args:
+        standings: The models of each round, best first.
+        passes: Image passes of the race.
+        full_passes: Image passes of a run without a race.
+        notes: Sentences on rounds that dropped nothing and on settings that were changed.
+        candidates: Facts of the dropped models.
+    """
+
+    standings: Sequence[Standing]
+    passes: int
+    full_passes: int
+    notes: Sequence[str] = ()
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> dict[str, Standing]:
+        """The last standing of each dropped model; those that went furthest come first."""
+        out = [standing for standing in self.standings if standing.reason]
+        return {one.model: one for one in sorted(out, key=lambda one: (-one.round, -one.score))}
+
+    def sentences(self) -> list[str]:
+        """Return the notes, the reason of each dropped model, and the cost."""
+        out = [f"dropped: {model}: {one.when}, {one.reason}" for model, one in self.dropped.items()]
+        cost = f"{self.passes:,} of the {self.full_passes:,} image passes of a run without a race"
+        return [*self.notes, *out, f"race: {len(out)} models dropped; {cost} ({self.passes / self.full_passes:.0%})"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return {
+            "passes": self.passes,
+            "full_passes": self.full_passes,
+            "notes": list(self.notes),
+            "rounds": [asdict(standing) for standing in self.standings],
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per round and model, as in :class:`Standing`."""
+        columns = list(Standing.__dataclass_fields__)
+        return pd.DataFrame([vars(standing) for standing in self.standings], columns=columns)
+
+
+def race(extraction: ExtractionSettings, rules: Race) -> tuple[ExtractedPool, RaceResult]:
+    """Run a race and return the pool of the models that saw all images.
+
+    An interrupted race continues with the features that it has stored, and comes to the same result.
+
+    Args:
+        extraction: Images and models.
+        rules: Settings of the race.
+
+    Returns:
+        Features and facts of the models that were not dropped, and the race's result.
+
+    Raises:
+        ItmError: As :func:`itm.extraction.pool.extract_pool` does.
+    """
+    extractor = PoolExtractor(extraction)
+    sizes, notes = plan(extractor.images, rules)
+    for note in notes:
+        _log.warning("%s", note)
+    sample = GrowingSample(extractor.images, sizes, extraction.seed)
+    left, passes, seen = list(extraction.zoo), 0, 0
+    standings: list[Standing] = []
+    facts: dict[str, Candidate] = {}
+    for number, size in enumerate(sizes[:-1]):
+        if len(left) <= rules.keep_at_least:
+            break
+        scores: dict[str, Tensor] = {}
+        for name, candidate, values in _scored(extractor, left, sample, number, rules):
+            scores[name], facts[name] = values, candidate
+        passes, seen = passes + len(left) * (size - seen), size
+        done = judge({name: scores[name] for name in left if name in scores}, number + 1, size, passes, rules)
+        standings += done
+        left = [one.model for one in done if not one.reason]
+        _log_round(done, passes, len(extraction.zoo) * sizes[-1])
+    features = StoredFeatures(extractor.images, extractor.store)
+    candidates: dict[str, Candidate] = {}
+    for name, candidate, found in extractor.run(left, extractor.of_sample(sample, len(sizes) - 1)):
+        candidates[name] = candidate
+        features.add(name, found)
+    passes += len(left) * (sizes[-1] - seen)
+    dropped = {one.model: facts[one.model] for one in standings if one.reason}
+    result = RaceResult(standings, passes, len(extraction.zoo) * sizes[-1], notes, dropped)
+    return extractor.pool(features, candidates), result
+
+
+def plan(images: ImageSet, rules: Race) -> tuple[tuple[int, ...], list[str]]:
+    """Return the images of each round, the last round having all images, and sentences on what the plan changed."""
+    total, classes = len(images), len(torch.unique(images.labels))
+    least = IMAGES_PER_CLASS * classes
+    notes = []
+    start = max(rules.start, least)
+    if total < least:
+        notes.append(
+            f"race: {total} images of {classes} classes are fewer than {IMAGES_PER_CLASS} per class; "
+            "no model is dropped."
+        )
+    elif start >= total:
+        notes.append(f"race: the first round of {start} images takes all {total}; no model is dropped.")
+    elif start > rules.start:
+        notes.append(f"race.start={rules.start}: raised to {start}, {IMAGES_PER_CLASS} images for each class.")
+    if start >= total:
+        return (total,), notes
+    sizes = [start]
+    while 4 * sizes[-1] <= total:
+        sizes.append(2 * sizes[-1])
+    return (*sizes, total), notes
+
+
+def judge(scores: Mapping[str, Tensor], number: int, size: int, passes: int, rules: Race) -> list[Standing]:
+    """Decide which models of a round go on.
+
+    A model is behind with the probability that the normal distribution gives to its mean distance to the leader, in
+    standard errors. A half without replacement varies as much as all images of the round do, so the deviation over the
+    halves is that standard error.
+
+    Args:
+        scores: Scores by model on the same halves of the round's images, ``[2 * resamples]``.
+        number: Number of the round, from 1.
+        size: Its images.
+        passes: Image passes so far.
+        rules: Settings of the race.
+
+    Returns:
+        The models, best first.
+    """
+    order = sorted(scores, key=lambda name: -float(scores[name].mean()))
+    if not order:
+        return []
+    leader = order[0]
+    most = max(rules.keep_at_least, int(rules.share * len(order)))
+    standings = []
+    for place, name in enumerate(order):
+        distance = scores[leader] - scores[name]
+        behind, deviation = float(distance.mean()), float(distance.std())
+        probability = NormalDist().cdf(behind / deviation) if deviation > 0 else (1.0 if behind > 0 else 0.5)
+        reason = ""
+        if place >= rules.keep_at_least and probability >= rules.confidence:
+            reason = f"behind {leader} with probability {probability:.3f}"
+        elif place >= most:
+            reason = f"not among the best {most} of {len(order)}; behind {leader} with probability {probability:.2f}"
+        mean = float(scores[name].mean())
+        standings.append(Standing(number, size, name, mean, behind, deviation, probability, reason, passes))
+    return standings
+
+
+def _scored(
+    extractor: PoolExtractor, models: Sequence[str], sample: GrowingSample, number: int, rules: Race
+) -> Iterator[tuple[str, Candidate, Tensor]]:
+    """Extract one round's features and score each model on the halves; a model that cannot be scored has failed."""
+    halves = _halves(sample, number, rules.resamples)
+    for name, candidate, extraction in extractor.run(models, extractor.of_sample(sample, number)):
+        try:
+            yield name, candidate, torch.tensor(_scores(name, extraction, halves))
+        except FeatureError as error:
+            _log.error("%s", error)
+            extractor.failed[name] = str(error).removeprefix(f"{name}: ")
+
+
+def _halves(sample: GrowingSample, number: int, resamples: int) -> list[Tensor]:
+    """Return halves of a round's images, stratified and in complementary pairs, as masks over all images."""
+    images = torch.cat(sample.rows[: number + 1]).sort().values
+    labels, groups = sample.images.labels[images], sample.images.groups
+    masks = []
+    for resample in range(resamples):
+        seed = derive_seed(sample.seed, number, resample)
+        own = None if groups is None else groups[images]
+        for half in split_indices(labels, 0.5, seed, own):
+            mask = torch.zeros(len(sample.images), dtype=torch.bool)
+            mask[images[half]] = True
+            masks.append(mask)
+    return masks
+
+
+def _scores(name: str, extraction: Extraction, halves: Sequence[Tensor]) -> list[float]:
+    features, scorer = extraction.features, RegularizedHScore()
+    values = []
+    for half in halves:
+        rows = half[extraction.rows]
+        values.append(scorer.evaluate_model(name, Features(features.x[rows], features.y[rows]))[0].value)
+    return values
+
+
+def _log_round(standings: Sequence[Standing], passes: int, full: int) -> None:
+    out = [one for one in standings if one.reason]
+    number, images = (standings[0].round, standings[0].images) if standings else (0, 0)
+    _log.info(
+        "Race, round %d, %d images: %d of %d models go on; %d image passes so far, %.0f %% of all.",
+        *(number, images, len(standings) - len(out), len(standings), passes, 100 * passes / full),
+    )
+    for one in out:
+        _log.info("Dropped %s: %s.", one.model, one.reason)
