@@ -13,7 +13,7 @@ from torch import Tensor
 import itm.scorers
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
-from itm.scorers import DCD, ITM, NLEEP, PED, Scorer
+from itm.scorers import DCD, ITM, KNN, LEAD, NLEEP, PED, SA, SFDA, LinearProbe, Scorer
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error::RuntimeWarning")]
 
@@ -75,6 +75,24 @@ def test_default_settings_need_no_argument_and_never_change(cls: type[Scorer]) -
 def test_a_misspelt_setting_is_named_with_the_scorer(cls: type[Scorer]) -> None:
     with pytest.raises(SettingError, match=rf"scorer\.{cls.name}\.sede"):
         cls(sede=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SFDA(folds=1), r"scorer\.sfda\.folds=1"),
+        (lambda: SA(base="ldaa"), r"scorer\.sa\.base=ldaa: not known. Did you mean 'lda'\?"),
+        (lambda: PED(base="logm"), r"scorer\.ped\.base=logm: .*'logme'"),
+        (lambda: PED(exit_ratio=1.0), r"scorer\.ped\.exit_ratio=1.0"),
+        (lambda: KNN(k=0), r"scorer\.knn\.k=0"),
+        (lambda: LEAD(time=-1.0), r"scorer\.lead\.time=-1.0"),
+        (lambda: LEAD(fit="trian"), r"scorer\.lead\.fit=trian: not known. Did you mean 'train'\?"),
+        (lambda: LinearProbe(cost=0.0), r"scorer\.linear_probe\.cost=0.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(build: object, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        build()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("cls", SCORERS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError
@@ -97,6 +98,9 @@ def test_a_class_in_one_group_only_trains() -> None:
         train, held = split_indices(y, 0.8, seed, groups)
         assert len(held) == 2
         assert y[train].unique().tolist() == [0, 1, 2]
+    y, groups = y.repeat(3), groups.repeat(3)  # scikit-learn refuses classes of fewer than five rows
+    splits = StratifiedGroupKFold(5).split(y, y, groups)
+    assert any(2 not in y[train] for train, _ in splits), "scikit-learn keeps the only group of a class as well"
 
 
 def test_large_groups_leave_something_held_out() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itm.core.settings import NonNegative, settings
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import Folds, assign_folds, canonical
+from itm.scorers.common.folds import Folds, assign_folds, shuffled
 from itm.scorers.common.svm import one_vs_rest_svm
 from itm.scorers.linear_probe import standardized
 
@@ -90,7 +90,7 @@ class LEAD(Scorer):
         if self.rate_scale == "sqnorm":
             traces = x.square().sum(1)
         else:
-            rows = canonical(samples, self.seed)[0]
+            rows = shuffled(samples, self.seed)
             place = torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows)))
             first = torch.zeros(samples.num_classes, dtype=torch.int64).scatter_reduce_(
                 0, y, place, "amin", include_self=False

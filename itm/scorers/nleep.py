@@ -12,6 +12,7 @@ from torch import Tensor
 from itm.core.errors import FeatureError
 from itm.core.settings import Count, Share, settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.folds import canonical_rows
 from itm.scorers.common.moments import Moments, moments
 from itm.scorers.leep import expected_prediction
 
@@ -59,7 +60,7 @@ class NLEEP(Scorer):
             raise FeatureError(f"nleep: a mixture of {components} components needs as many rows, found {m.n}.")
         if not self.reference:
             components = min(components, max(1, m.n // 4))
-        order = torch.arange(m.n) if self.reference else m.canonical_order
+        order = torch.arange(m.n) if self.reference else canonical_rows(samples)
         x = self._reduce(m)[order].contiguous()
         if not self.reference:
             x /= x.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)

@@ -14,6 +14,7 @@ from torch import Tensor
 from itm.core.errors import FeatureError
 from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.folds import canonical_rows
 from itm.scorers.common.moments import Moments, moments
 
 Array = npt.NDArray[np.float64]
@@ -53,7 +54,7 @@ class PARC(Scorer):
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; see the class."""
         m = moments(samples)
-        rows = self._rows(m)
+        rows = self._rows(samples)
         x, y = self._reduce(m)[rows].numpy(), m.y[rows].numpy()
         distances, within = _distances(_unit_rows(x), y)
         if not 0 < len(within) < len(distances):
@@ -61,11 +62,12 @@ class PARC(Scorer):
             raise FeatureError(f"parc: the {len(y)} rows compared all {found}; it takes equal and unequal labels.")
         return Score(100 * _spearman(distances, within), details={"rows": len(y)})
 
-    def _rows(self, m: Moments) -> Tensor:
-        if m.n <= self.max_rows:
-            return torch.arange(m.n)
+    def _rows(self, samples: Samples) -> Tensor:
+        n = len(samples.y)
+        if n <= self.max_rows:
+            return torch.arange(n)
         generator = torch.Generator().manual_seed(self.seed)
-        return m.canonical_order[torch.randperm(m.n, generator=generator)[: self.max_rows]]
+        return canonical_rows(samples)[torch.randperm(n, generator=generator)[: self.max_rows]]
 
     def _reduce(self, m: Moments) -> Tensor:
         if self.components is None:

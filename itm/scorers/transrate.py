@@ -10,6 +10,7 @@ from torch import Tensor
 
 from itm.core.settings import Count, settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.folds import canonical_rows
 from itm.scorers.common.moments import moments
 
 _EPS = 1e-4  # squared distortion of the code
@@ -48,7 +49,9 @@ class TransRate(Scorer):
         if self.reference:
             return Score(_rate(m.gram, m.n) - _mean_rate(by_class, sizes, center=False))
         scale = m.variance.mean().sqrt()
-        by_class, rows = (part / scale if scale > 0 else part for part in (by_class, m.centered[m.canonical_order]))
+        by_class, rows = (
+            part / scale if scale > 0 else part for part in (by_class, m.centered[canonical_rows(samples)])
+        )
         generator = torch.Generator().manual_seed(self.seed)
         draws = (rows[torch.randperm(m.n, generator=generator)] for _ in range(self.permutations))
         # Sorted sizes: renaming the classes must not change what is drawn.

@@ -138,15 +138,6 @@ class Moments:
         values, vectors = eigh(self.gram.numpy(), subset_by_index=[size - k, size - 1])
         return torch.from_numpy(values).flip(0).clamp_min(0.0), torch.from_numpy(vectors).flip(1)
 
-    @cached_property
-    def canonical_order(self) -> Tensor:
-        """An order of the rows that depends on their content alone, int64, ``[N]``.
-
-        Seeded draws that start from it do not change when the caller's rows are permuted.
-        """
-        direction = torch.arange(1, self.d + 1, dtype=torch.float64).sin()
-        return torch.argsort(self.centered @ direction, stable=True)
-
     def _class_sums(self, values: Tensor) -> Tensor:
         return torch.zeros(self.c, self.d, dtype=torch.float64).index_add_(0, self.y, values)
 
