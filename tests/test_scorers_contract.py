@@ -13,7 +13,7 @@ from torch import Tensor
 import itm.scorers
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
-from itm.scorers import DCD, ITM, KNN, LEAD, NLEEP, PED, SA, SFDA, LinearProbe, Scorer
+from itm.scorers import DCD, ITM, KNN, LEAD, NLEEP, PED, SA, SFDA, Combined, LinearProbe, Scorer
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error::RuntimeWarning")]
 
@@ -30,6 +30,8 @@ def build(cls: type[Scorer], pool: dict[str, Features]) -> Scorer:
     """The scorer with its default settings, but for what it cannot do without and what takes long."""
     if cls is ITM:
         return ITM(iterations=20, batch_size=32)
+    if cls is Combined:
+        return Combined(members=["regularized_hscore", "logme"])
     if cls is PED:
         return PED({name: Features(features.x.detach(), features.y) for name, features in pool.items()})
     return cls()

@@ -20,10 +20,11 @@ from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.race import Race
-from itm.ranking.ranking import Ranking, by_name
+from itm.ranking.ranking import Ranking
 from itm.report.decision import decision
 from itm.report.report import Report
 from itm.scorers.base import Scorer
+from itm.scorers.common.names import by_name
 
 
 @settings("")

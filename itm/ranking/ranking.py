@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-import itm.scorers
-from itm.core.errors import FeatureError, ItmError, SettingError, unknown
+from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.core.parallel import map_forked
 from itm.core.progress import show_progress
 from itm.scorers.base import Score, Scorer
+from itm.scorers.common.names import by_name
 
 _log = logging.getLogger(__name__)
 
@@ -198,21 +198,6 @@ def rank_all(
     return rankings, left_out
 
 
-def by_name(name: str) -> Scorer:
-    """Build the scorer of that name with its default settings.
-
-    Raises:
-        SettingError: If no scorer has that name, or it needs settings.
-    """
-    table = {
-        cls.name: cls for cls in vars(itm.scorers).values() if hasattr(cls, "evaluate_one") and hasattr(cls, "name")
-    }
-    if name not in table:
-        raise unknown("scorer", name, table)
-    scorer: Scorer = table[name]()
-    return scorer
-
-
 def check_pool(pool: object) -> None:
     """Check that a pool can be ranked.
 
@@ -251,38 +236,14 @@ def _run(
 ) -> tuple[dict[str, list[Score]], dict[str, str]]:
     """Return every model's scores by seed, and the reasons of those that cannot be scored."""
     if scorer.relative:
-        outcomes = _score_relative(scorer, seeds, pool)
-    else:
-        with show_progress(f"Scoring with {scorer.name}", len(pool), unit="models") as advance:
-            outcomes = map_forked(lambda model: _score(scorer, model, pool[model], seeds), list(pool), jobs, advance)
+        return scorer.evaluate_sound(pool, seeds)
+    with show_progress(f"Scoring with {scorer.name}", len(pool), unit="models") as advance:
+        outcomes = map_forked(
+            lambda model: scorer.evaluate_sound({model: pool[model]}, seeds), list(pool), jobs, advance
+        )
     runs: dict[str, list[Score]] = {}
     failed: dict[str, str] = {}
-    for model, outcome in zip(pool, outcomes, strict=True):
-        if isinstance(outcome, str):
-            failed[model] = outcome
-        else:
-            runs[model] = outcome
+    for scores, reasons in outcomes:
+        runs.update(scores)
+        failed.update(reasons)
     return runs, failed
-
-
-def _score(scorer: Scorer, model: str, features: Features, seeds: Sequence[int]) -> list[Score] | str:
-    try:
-        return scorer.evaluate_model(model, features, seeds)
-    except ItmError as error:
-        return str(error).removeprefix(f"{model}: ")
-
-
-def _score_relative(scorer: Scorer, seeds: Sequence[int], pool: Mapping[str, Features]) -> list[list[Score] | str]:
-    """Score models beside each other; a model that cannot be scored is left out, with the reason in its place."""
-    reasons: dict[str, str] = {}
-    for model, features in pool.items():
-        try:
-            scorer.checked(model, features)
-        except ItmError as error:
-            reasons[model] = str(error).removeprefix(f"{model}: ")
-    sound = {model: features for model, features in pool.items() if model not in reasons}
-    if not sound:
-        return [reasons[model] for model in pool]
-    variants = [dataclasses.replace(scorer, **{"seed": seed}) for seed in seeds] or [scorer]
-    runs = [variant.evaluate(sound) for variant in variants]
-    return [reasons[model] if model in reasons else [run[model] for run in runs] for model in pool]

@@ -1,6 +1,7 @@
 """Transferability scores, one paper per file."""
 
 from itm.scorers.base import Score, Scorer
+from itm.scorers.combined import Combined
 from itm.scorers.dcd import DCD
 from itm.scorers.emms import EMMS
 from itm.scorers.etran import ETran
@@ -36,6 +37,7 @@ __all__ = [
     "PED",
     "SA",
     "SFDA",
+    "Combined",
     "ETran",
     "HScore",
     "LinearProbe",

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from itm.core.errors import FeatureError
+from itm.core.errors import FeatureError, ItmError
 from itm.core.features import Features
 from itm.core.settings import settings
 
@@ -100,6 +100,8 @@ class Scorer(ABC):
     """Fields that the features need besides ``x`` and ``y``: ``"logits"`` or none."""
     relative: ClassVar[bool] = False
     """Whether one model's score depends on the others in the pool."""
+    resampled: ClassVar[bool] = True
+    """Whether it is quick enough to be computed on dozens of random parts of the images."""
 
     def score(self, pool: Mapping[str, Features]) -> dict[str, float]:
         """Score every model of the pool.
@@ -118,6 +120,35 @@ class Scorer(ABC):
     def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
         """Score every model like :meth:`score`, with seconds and details."""
         return {name: self.evaluate_model(name, features)[0] for name, features in pool.items()}
+
+    def evaluate_sound(
+        self, pool: Mapping[str, Features], seeds: Sequence[int] = ()
+    ) -> tuple[dict[str, list[Score]], dict[str, str]]:
+        """Score the models that can be scored, once for each seed.
+
+        Args:
+            pool: Features by model name.
+            seeds: As in :meth:`evaluate_model`.
+
+        Returns:
+            The scores by model, and by model the reason of each one that has none.
+        """
+        runs: dict[str, list[Score]] = {}
+        failed: dict[str, str] = {}
+        for name, features in pool.items():
+            try:
+                if self.relative:
+                    self.checked(name, features)
+                else:
+                    runs[name] = self.evaluate_model(name, features, seeds)
+            except ItmError as error:
+                failed[name] = reason(name, error)
+        sound = {name: features for name, features in pool.items() if name not in failed}
+        if self.relative and sound:
+            variants = [replace(self, **{"seed": seed}) for seed in seeds] or [self]
+            evaluated = [variant.evaluate(sound) for variant in variants]
+            runs = {name: [scores[name] for scores in evaluated] for name in sound}
+        return runs, failed
 
     def evaluate_model(self, name: str, features: Features, seeds: Sequence[int] = ()) -> list[Score]:
         """Score one model, once for each seed.
@@ -163,3 +194,44 @@ class Scorer(ABC):
         if "logits" in self.needs and samples.logits is None:
             raise FeatureError(f"{name}: {self.name} needs the logits of a source head, and these features have none.")
         return samples
+
+
+@settings("scorer")
+class PoolScorer(Scorer):
+    """A score of a whole pool, since it depends on the other models or on facts by the models' names.
+
+    Subclasses implement :meth:`evaluate_sound` or :meth:`evaluate`.
+    """
+
+    relative: ClassVar[bool] = True
+
+    def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
+        """Score every model of the pool, with seconds and details.
+
+        Raises:
+            FeatureError: If a model cannot be scored; the message names the model.
+        """
+        runs, failed = self.evaluate_sound(pool)
+        for name, why in failed.items():
+            raise FeatureError(f"{name}: {why}")
+        return {name: scores[0] for name, scores in runs.items()}
+
+    def evaluate_model(self, name: str, features: Features, seeds: Sequence[int] = ()) -> list[Score]:
+        """Score a pool of one, once for each seed, see :meth:`Scorer.evaluate_model`."""
+        runs, failed = self.evaluate_sound({name: features}, seeds)
+        if name in failed:
+            raise FeatureError(f"{name}: {failed[name]}")
+        return runs[name]
+
+    def evaluate_one(self, samples: Samples) -> Score:
+        """Not possible without the model's name.
+
+        Raises:
+            FeatureError: Always.
+        """
+        raise FeatureError(f"{self.name} scores a pool by the models' names; call score(pool).")
+
+
+def reason(name: str, error: Exception) -> str:
+    """Return an error's text without the name of the model in front."""
+    return str(error).removeprefix(f"{name}: ")

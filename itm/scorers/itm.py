@@ -107,6 +107,7 @@ class ITM(Scorer):
     """
 
     name: ClassVar[str] = "itm"
+    resampled: ClassVar[bool] = False
 
     batch_size: Count = 256
     iterations: Count = 500
