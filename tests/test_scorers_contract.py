@@ -31,7 +31,7 @@ def build(cls: type[Scorer], pool: dict[str, Features]) -> Scorer:
     if cls is ITM:
         return ITM(iterations=20, batch_size=32)
     if cls is Combined:
-        return Combined(members=["regularized_hscore", "logme"])
+        return Combined(members=["regularized_hscore", "logme"], form="zscores")
     if cls is PED:
         return PED({name: Features(features.x.detach(), features.y) for name, features in pool.items()})
     return cls()

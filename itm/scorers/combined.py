@@ -99,6 +99,8 @@ class Combined(PoolScorer):
             members[_PRIOR] = {name: [Score(float(value))] for name, value in known.items()}
             failed = {**{name: "the prior has no value" for name in pool if name not in known}, **failed}
         sound = [name for name in pool if name not in failed]
+        if not sound:
+            return {}, failed
         runs = [self._combine(members, sound, place) for place in range(max(1, len(seeds)))]
         return {name: [run[index] for run in runs] for index, name in enumerate(sound)}, failed
 

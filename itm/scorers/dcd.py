@@ -13,13 +13,13 @@ from torch import Tensor
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.core.settings import Positive, settings
-from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.base import PoolScorer, Score
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
 @settings("scorer.dcd")
-class DCD(Scorer):
+class DCD(PoolScorer):
     """Minus the mean rank of a model on source tasks, weighted by how well each covers the target's salient blocks.
 
     Reconstructed from the abstract of Yang et al., "Model Specific Task Similarity for Vision Language Model Selection
@@ -49,7 +49,6 @@ class DCD(Scorer):
     """
 
     name: ClassVar[str] = "dcd"
-    relative: ClassVar[bool] = True
 
     sources: Mapping[str, Mapping[str, Features]] | None = field(default=None, hash=False)
     accuracy: pd.DataFrame | None = field(default=None, hash=False, compare=False)
@@ -81,18 +80,6 @@ class DCD(Scorer):
             mean = torch.stack(list(weights.values())).mean(0)
             weights = dict.fromkeys(weights, mean)
         return {name: _score(name, ranks.T[name], weights[name], divergences[name]) for name in pool}
-
-    def evaluate_model(self, name: str, features: Features, seeds: object = ()) -> list[Score]:
-        """Score a pool of one model; the score has no randomness."""
-        return [self.evaluate({name: features})[name]]
-
-    def evaluate_one(self, samples: Samples) -> Score:
-        """Not possible: the sources are found by the model's name.
-
-        Raises:
-            FeatureError: Always.
-        """
-        raise FeatureError("dcd scores a pool by the models' names; call score(pool).")
 
     def _checked_sources(self) -> tuple[Mapping[str, Mapping[str, Features]], pd.DataFrame]:
         if self.sources is None or self.accuracy is None:
