@@ -56,7 +56,7 @@ def _own_home(tmp_path, monkeypatch):
         ("data.on_error=skp", ["data.on_error=skp", "'skip'"]),
         ("trainer.batch_size=abc", ["trainer.batch_size=abc", "whole number"]),
         ("trainer.workers=x", ["trainer.workers=x", "whole number"]),
-        ("trainer.precision=8", ["trainer.precision=8", "16, 32, bf16"]),
+        ("trainer.precision=8", ["trainer.precision=8", "16, 32, auto, bf16"]),
         ("trainer.accelerator=gpu", ["trainer.accelerator=gpu", "cpu, cuda"]),
         ("scorer.itm.eta=abc", ["scorer.itm.eta=abc", "number"]),
         ("scorer.itm.loss=msee", ["scorer.itm.loss=msee", "'mse'"]),

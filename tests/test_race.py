@@ -99,13 +99,13 @@ def test_the_spread_over_halves_is_the_standard_error_of_all_images():
 def passes(monkeypatch) -> list[int]:
     """Images of each forward pass."""
     seen = []
-    forward = extract.__globals__["_Run"]._forward
+    forward = extract.__globals__["forward"]
 
-    def counted(self, images):
+    def counted(backbone, images, device, precision):
         seen.append(len(images))
-        return forward(self, images)
+        return forward(backbone, images, device, precision)
 
-    monkeypatch.setattr(extract.__globals__["_Run"], "_forward", counted)
+    monkeypatch.setitem(extract.__globals__, "forward", counted)
     return seen
 
 
@@ -143,10 +143,10 @@ def test_an_interrupted_race_continues_and_ends_alike(passes, monkeypatch, tmp_p
     run = PoolExtractor.extract
     calls = iter(range(3))
 
-    def interrupted(self, backbone, images):
+    def interrupted(self, backbone, images, precision):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return run(self, backbone, images)
+        return run(self, backbone, images, precision)
 
     monkeypatch.setattr(PoolExtractor, "extract", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -170,8 +170,8 @@ def test_few_images_are_raced_without_dropping(image_folder):
 def test_a_model_with_damaged_features_fails_and_the_others_race(monkeypatch):
     run = PoolExtractor.extract
 
-    def damaged(self, backbone, images):
-        found = run(self, backbone, images)
+    def damaged(self, backbone, images, precision):
+        found = run(self, backbone, images, precision)
         if backbone.name == "test_vit":
             found.features.x[0] = float("nan")
         return found

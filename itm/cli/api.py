@@ -14,7 +14,7 @@ from pydantic import Field
 
 from itm.cli.models import Models, resolve_models, within_budget
 from itm.cli.pipeline import run_estimate
-from itm.core.devices import Accelerator, Precision
+from itm.core.devices import Accelerator, PrecisionChoice
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
@@ -44,7 +44,7 @@ class _Arguments:
     on_error: OnError
     store: str | Path | None
     device: Accelerator
-    precision: Precision
+    precision: PrecisionChoice
     batch_size: Count
     workers: Annotated[int, Field(ge=0)] | None
     jobs: Count | None
@@ -145,7 +145,7 @@ def estimate(
     on_error: OnError = "stop",
     store: str | Path | None = None,
     device: Accelerator = "cpu",
-    precision: Precision = "32",
+    precision: PrecisionChoice = "32",
     batch_size: int = 64,
     workers: int | None = None,
     jobs: int | None = None,
@@ -169,7 +169,8 @@ def estimate(
         on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
         store: Folder of the stored features; ``$ITM_HOME/features`` or ``~/.cache/itm/features`` where not given.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        precision: ``"32"``, ``"16"`` or ``"bf16"``, of the extraction.
+        precision: ``"32"``, ``"16"`` or ``"bf16"``, of the extraction; ``"auto"`` takes ``"bf16"`` where the device has
+            units for it and the features agree.
         batch_size: Images of a forward pass.
         workers: Processes that decode images.
         jobs: Processes that score models.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from itm.core.devices import Accelerator, Precision, check_device
+from itm.core.devices import Accelerator, PrecisionChoice, check_device
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
 from itm.extraction.extract import OnError
@@ -49,7 +49,7 @@ class TrainerSettings:
     """Settings ``trainer`` of both commands."""
 
     accelerator: Accelerator = "cpu"
-    precision: Precision = "32"
+    precision: PrecisionChoice = "32"
     batch_size: Annotated[int, Field(ge=1, le=2**20)] = 64
     workers: Workers = None
 
@@ -95,7 +95,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
     _check(EstimateSettings, "", run)
     _check(DataSettings, "data", run.get("data"))
     _check(SourceSettings, "source", run.get("source"))
-    _check_trainer(run.get("trainer"))
+    _check_trainer(run.get("trainer"), extraction=True)
     _check_mapping("budget", run.get("budget"))
     Race.from_setting(run.get("race"))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
@@ -127,12 +127,14 @@ def _check(kind: type, group: str, node: object) -> None:
     kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
 
 
-def _check_trainer(node: object) -> None:
+def _check_trainer(node: object, *, extraction: bool = False) -> None:
+    """Check settings ``trainer``; ``precision=auto`` is for extraction alone."""
     _check(TrainerSettings, "trainer", node)
     trainer = _check_mapping("trainer", node)
+    precision = str(trainer.get("precision", "32"))
     check_device(
         str(trainer.get("accelerator", "cpu")),
-        str(trainer.get("precision", "32")),
+        "32" if extraction and precision == "auto" else precision,
         accelerator="trainer.accelerator",
         prefix="trainer.",
     )

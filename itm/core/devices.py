@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -11,9 +12,12 @@ from itm.core.errors import SettingError, unknown
 
 Accelerator = Literal["cpu", "cuda", "mps"]
 Precision = Literal["32", "bf16", "16"]
+PrecisionChoice = Literal["auto", "32", "bf16", "16"]
+"""Precision of extraction, where ``"auto"`` leaves it to :func:`itm.extraction.precision.choose_precision`."""
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 """Type of mixed precision; ``"32"`` has none."""
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and of ARM
 
 
 def check_device(device: str, precision: str, *, accelerator: str = "device", prefix: str = "") -> None:
@@ -39,6 +43,24 @@ def check_device(device: str, precision: str, *, accelerator: str = "device", pr
         raise SettingError(f"{accelerator}=mps: torch {torch.__version__} finds no Apple GPU; set {accelerator}=cpu.")
     if kind == "cuda":
         _check_cuda(device, number, precision, accelerator, prefix)
+
+
+def has_bf16_units(device: str) -> bool:
+    """Return whether a device that this machine has multiplies bfloat16 numbers faster than float32."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return kind == "cpu" and not _BF16_FLAGS.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """Return the features of the processor as Linux lists them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    listed = [line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))]
+    return set(" ".join(listed).split())
 
 
 def _check_cuda(device: str, number: str, precision: str, accelerator: str, prefix: str) -> None:

@@ -187,7 +187,7 @@ class _Run:
                 reason = next(iter(batch.errors.values()))
                 raise DataError(f"{reason} Fix or remove the file, or leave such images out: data.on_error=skip.")
             if batch.indices:
-                x, source = self._forward(batch.images)
+                x, source = forward(self.backbone, batch.images, self.device, self.precision)
                 features.append(x)
                 logits += [] if source is None else [source]
             indices += batch.indices
@@ -204,14 +204,14 @@ class _Run:
             skipped,
         )
 
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        autocast = torch.autocast(
-            torch.device(self.device).type, dtype=DTYPES.get(self.precision), enabled=self.precision in DTYPES
-        )
-        with torch.inference_mode(), autocast:
-            images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-            features, logits = self.backbone(images)
-            return features.float(), None if logits is None else logits.float()
+
+def forward(backbone: Backbone, images: Tensor, device: str, precision: str) -> tuple[Tensor, Tensor | None]:
+    """Return the features ``[n, D]`` and source logits of some decoded images on the device, float32."""
+    autocast = torch.autocast(torch.device(device).type, dtype=DTYPES.get(precision), enabled=precision in DTYPES)
+    with torch.inference_mode(), autocast:
+        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        features, logits = backbone(images)
+        return features.float(), None if logits is None else logits.float()
 
 
 def is_stored(images: ImageSet, store: FeatureStore, key: FeatureKey) -> bool:

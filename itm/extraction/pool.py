@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from itm.core.devices import Precision
 from itm.core.errors import DataError, FeatureError, ItmError, StoreError, WorkerError
 from itm.core.features import Features
 from itm.core.files import json_digest
@@ -18,6 +19,7 @@ from itm.core.progress import duration
 from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
+from itm.extraction.precision import choose_precision
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
 from itm.models.backbone import Backbone, load_backbone
@@ -101,6 +103,7 @@ class Candidate:
         images_per_second: Speed of that extraction.
         cached: Whether the features came from the store.
         skipped: Images that could not be read, with the reason.
+        precision: How the network ran: ``"32"``, ``"bf16"`` or ``"16"``.
     """
 
     parameters: int
@@ -115,6 +118,7 @@ class Candidate:
     images_per_second: float
     cached: bool
     skipped: tuple[str, ...] = ()
+    precision: str = "32"
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, extraction: Extraction) -> Candidate:
@@ -132,6 +136,7 @@ class Candidate:
             images_per_second=extraction.images_per_second,
             cached=extraction.cached,
             skipped=extraction.skipped,
+            precision=extraction.key.precision,
         )
 
 
@@ -223,19 +228,19 @@ class PoolExtractor:
 
     def all_images(self, backbone: Backbone) -> Extraction:
         """Extract the features of all images."""
-        return self.extract(backbone, self.images)
+        return self.extract(backbone, self.images, self._precision(backbone))
 
     def of_sample(self, sample: GrowingSample, number: int) -> Callable[[Backbone], Extraction]:
         """Return a function that extracts one of the growing samples, as :func:`extract_sample` does."""
-        precision = str(self.settings.trainer["precision"])  # a command line gives the number 32
 
         def extract_model(backbone: Backbone) -> Extraction:
-            run = partial(self.extract, backbone)
+            precision = self._precision(backbone)
+            run = partial(self.extract, backbone, precision=precision)
             return extract_sample(backbone, sample, number, self.store, precision, run)
 
         return extract_model
 
-    def extract(self, backbone: Backbone, images: ImageSet) -> Extraction:
+    def extract(self, backbone: Backbone, images: ImageSet, precision: Precision) -> Extraction:
         """Extract the features of some images with the settings of the run."""
         trainer = self.settings.trainer
         return extract(
@@ -245,7 +250,7 @@ class PoolExtractor:
             batch_size=trainer["batch_size"],
             workers=trainer["workers"],
             device=trainer["accelerator"],
-            precision=trainer["precision"],
+            precision=precision,
             on_error=self.settings.data["on_error"],
         )
 
@@ -261,6 +266,13 @@ class PoolExtractor:
         features.sort(self.settings.zoo)
         ordered = {name: candidates[name] for name in features}
         return ExtractedPool(self.images, features, ordered, self.failed)
+
+    def _precision(self, backbone: Backbone) -> Precision:
+        """Return the precision of a model's extraction, the same for all parts of the images."""
+        chosen = str(self.settings.trainer["precision"])  # a command line gives the number 32
+        if chosen == "auto":
+            return choose_precision(backbone, self.images, self.store, self.settings.trainer["accelerator"])
+        return chosen  # type: ignore[return-value]  # extract refuses other words
 
     def _claim(self, name: str) -> AbstractContextManager[bool]:
         """Claim a model against the other workers; a single worker has every model."""

@@ -158,7 +158,7 @@ class RaceResult:
         return pd.DataFrame([vars(standing) for standing in self.standings], columns=columns)
 
 
-def race(extraction: ExtractionSettings, rules: Race) -> tuple[ExtractedPool, RaceResult]:
+def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -> tuple[ExtractedPool, RaceResult]:
     """Run a race and return the pool of the models that saw all images.
 
     An interrupted race continues with the features that it has stored, and comes to the same result.
@@ -166,6 +166,7 @@ def race(extraction: ExtractionSettings, rules: Race) -> tuple[ExtractedPool, Ra
     Args:
         extraction: Images and models.
         rules: Settings of the race.
+        seed: Seed of the samples of images; that of the extraction where not given.
 
     Returns:
         Features and facts of the models that were not dropped, and the race's result.
@@ -177,7 +178,7 @@ def race(extraction: ExtractionSettings, rules: Race) -> tuple[ExtractedPool, Ra
     sizes, notes = plan(extractor.images, rules)
     for note in notes:
         _log.warning("%s", note)
-    sample = GrowingSample(extractor.images, sizes, extraction.seed)
+    sample = GrowingSample(extractor.images, sizes, extraction.seed if seed is None else seed)
     left, passes, seen = list(extraction.zoo), 0, 0
     standings: list[Standing] = []
     facts: dict[str, Candidate] = {}
