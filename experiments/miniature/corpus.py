@@ -151,7 +151,7 @@ def _icons(seed: int) -> _Part:
     return _Part(classes, [f"icon/{icon.label}" for icon in listed], origins, draw)
 
 
-class _Glyph(NamedTuple):
+class Glyph(NamedTuple):
     """One image of a character: its font, and its number among the images of this character and font."""
 
     package: str
@@ -160,12 +160,17 @@ class _Glyph(NamedTuple):
     variant: int
 
 
-def _glyphs(seed: int) -> _Part:
+def list_glyphs(seed: int) -> list[Glyph]:
+    """List the images of characters of the corpus, for a seed that chooses the fonts."""
     faces = []
     for package in glyphs.CORPUS_FONTS:
         for face in glyphs.read_faces(files_of(package, glyphs.SUFFIXES), glyphs.CORPUS_ALPHABET):
             faces.append((package.name, face))
-    listed = _plan(faces, np.random.default_rng(seed))
+    return _plan(faces, np.random.default_rng(seed))
+
+
+def _glyphs(seed: int) -> _Part:
+    listed = list_glyphs(seed)
 
     def draw(rows: list[int]) -> Iterator[NDArray[np.uint8]]:
         for row in rows:
@@ -176,7 +181,7 @@ def _glyphs(seed: int) -> _Part:
     return _Part(classes, [f"glyph/{glyph.character}" for glyph in listed], [glyph.package for glyph in listed], draw)
 
 
-def _plan(faces: Sequence[tuple[str, glyphs.Face]], generator: np.random.Generator) -> list[_Glyph]:
+def _plan(faces: Sequence[tuple[str, glyphs.Face]], generator: np.random.Generator) -> list[Glyph]:
     """Choose the fonts of each character: all in random order, over again until there are enough images."""
     listed = []
     for character in glyphs.CORPUS_ALPHABET:
@@ -184,7 +189,7 @@ def _plan(faces: Sequence[tuple[str, glyphs.Face]], generator: np.random.Generat
         order = generator.permutation(len(able)).tolist()
         for turn in range(IMAGES_PER_CHARACTER if able else 0):
             package, file = able[order[turn % len(able)]]
-            listed.append(_Glyph(package, file, character, turn // len(able)))
+            listed.append(Glyph(package, file, character, turn // len(able)))
     return listed
 
 

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from experiments.miniature.pictures import Pictures
 from experiments.miniature.views import normalize
 from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
@@ -80,10 +82,14 @@ class Pretraining(L.LightningModule):
         self.steps = images // batch_size // self.round * self.round
         self.warmup_steps = round(warmup * self.steps)
         with seeded(seed):
-            self.net = build(model, model_args, num_classes if self.keeps_head else 0)
+            self.net = self.build_net(model, model_args, num_classes if self.keeps_head else 0)
         self.history: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
+
+    def build_net(self, model: str, model_args: Mapping[str, Any] | None, num_classes: int) -> nn.Module:
+        """Build the untrained network whose weights are exported."""
+        return build(model, model_args, num_classes)
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -94,6 +100,29 @@ class Pretraining(L.LightningModule):
         net = cast(Any, self.net)
         tokens = net.forward_features(normalize(images.to(self.device)))
         return cast(Tensor, net.forward_head(tokens, pre_logits=True))
+
+    @torch.inference_mode()
+    def held_out_accuracy(self, known: Pictures, new: Pictures, limit: int = 5000) -> dict[str, float]:
+        """Return the accuracy of the network on held-out corpus images, in percent; it is left in evaluation mode.
+
+        Args:
+            known: Labelled images for the nearest-neighbour classifier; the first ``limit`` are used.
+            new: Held-out images.
+            limit: Number of images from ``known``.
+
+        Returns:
+            ``knn``: accuracy of the nearest neighbour by cosine similarity; ``accuracy``: accuracy of the network's own
+            head, for methods that keep it.
+        """
+        self.net.eval()
+        features = F.normalize(torch.cat([self.features(part) for part in torch.split(known.images[:limit], 250)]))
+        own = [self.features(part) for part in torch.split(new.images, 250)]
+        nearest = (F.normalize(torch.cat(own)) @ features.T).argmax(1)
+        found = {"knn": known.labels[:limit][nearest.cpu()]}
+        if self.keeps_head:
+            logits = [self.net.get_classifier()(part) for part in own]  # type: ignore[operator]
+            found["accuracy"] = torch.cat(logits).argmax(1).cpu()
+        return {key: round(100 * float((labels == new.labels).float().mean()), 2) for key, labels in found.items()}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch, with the random numbers of this step."""

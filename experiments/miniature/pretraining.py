@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from safetensors import SafetensorError, safe_open
@@ -143,31 +142,6 @@ def read_metadata(file: Path) -> dict[str, Any]:
         return {}
 
 
-@torch.inference_mode()
-def held_out_accuracy(module: Pretraining, known: Pictures, new: Pictures, limit: int = 5000) -> dict[str, float]:
-    """Return the accuracy of a network on held-out corpus images, in percent.
-
-    Args:
-        module: The trained module; its network is left in evaluation mode.
-        known: Labelled images for the nearest-neighbour classifier; the first ``limit`` are used.
-        new: Held-out images.
-        limit: Number of images from ``known``.
-
-    Returns:
-        ``knn``: accuracy of the nearest neighbour by cosine similarity; ``accuracy``: accuracy of the network's own
-        head, for methods that keep it.
-    """
-    module.net.eval()
-    features = F.normalize(torch.cat([module.features(part) for part in torch.split(known.images[:limit], 250)]))
-    own = [module.features(part) for part in torch.split(new.images, 250)]
-    nearest = (F.normalize(torch.cat(own)) @ features.T).argmax(1)
-    found = {"knn": known.labels[:limit][nearest.cpu()]}
-    if module.keeps_head:
-        logits = [module.net.get_classifier()(part) for part in own]  # type: ignore[operator]
-        found["accuracy"] = torch.cat(logits).argmax(1).cpu()
-    return {key: round(100 * float((labels == new.labels).float().mean()), 2) for key, labels in found.items()}
-
-
 @dataclass(frozen=True)
 class Job:
     """One model to pre-train.
@@ -176,11 +150,13 @@ class Job:
         name: Name of the model in the zoo.
         settings: All settings that determine the weights, as plain values.
         build: Builds the untrained module.
+        file: Path of the finished weights below their folder; ``{name}`` stands for the model's name.
     """
 
     name: str
     settings: Mapping[str, Any]
     build: Callable[[], Pretraining]
+    file: str = "{name}.safetensors"
 
     def digest(self, corpus: str) -> str:
         """Return the identity of the weights: sha256 over the format, the settings and the corpus' digest."""
@@ -224,7 +200,11 @@ class PretrainingWorker:
 
     def is_finished(self, job: Job) -> bool:
         """Return whether the weights of exactly these settings and this corpus exist."""
-        return read_metadata(self.weights / f"{job.name}.safetensors").get("digest") == job.digest(self.corpus)
+        return read_metadata(self.file(job)).get("digest") == job.digest(self.corpus)
+
+    def file(self, job: Job) -> Path:
+        """Return the path of a model's finished weights."""
+        return self.weights / job.file.format(name=job.name)
 
     def _train_if_free(self, job: Job, train_with: Pictures, held_out: Pictures, failed: dict[str, str]) -> bool:
         """Train a model unless it is finished or locked; return False if another process holds the lock."""
@@ -255,12 +235,12 @@ class PretrainingWorker:
             "images": module.steps * module.batch_size,
             "seconds": round(sum(part["seconds"] for part in module.history), 1),
             "loss": loss,
-            "held_out": held_out_accuracy(module, train_with, held_out),
+            "held_out": module.held_out_accuracy(train_with, held_out),
             "corpus": self.corpus,
             "digest": job.digest(self.corpus),
             "device": provenance.device(self.trainer.accelerator),
             "versions": provenance.versions(),
         }
-        export(module.net, self.weights / f"{job.name}.safetensors", facts)
+        export(module.net, self.file(job), facts)
         LastCheckpoint(folder).remove()
         _log.info("%s: loss %.4f, %.0f s. %s", job.name, loss[-1], facts["seconds"], facts["held_out"])

@@ -1,0 +1,1 @@
+"""Small vision-language models, trained on pictures with honest names, to test the choice between such models."""
