@@ -67,7 +67,7 @@ class Clip(Pretraining):
 
     def build_net(self, model: str, model_args: Mapping[str, Any] | None, num_classes: int) -> nn.Module:
         """Build the two encoders; ``model_args`` are the fields of the image encoder."""
-        return open_clip.CLIP(**model_config(model_args or {}))
+        return cast(nn.Module, open_clip.CLIP(**model_config(model_args or {})))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return open_clip's contrastive loss of one view of each picture and its name."""
@@ -84,7 +84,7 @@ class Clip(Pretraining):
     def held_out_accuracy(self, known: Pictures, new: Pictures, limit: int = 5000) -> dict[str, float]:
         """Return how often a held-out picture's own name is the nearest, among all names of the held-out pictures."""
         self.net.eval()
-        names = new.labels.unique()
+        names = torch.unique(new.labels)
         text = F.normalize(cast(Any, self.net).encode_text(self.tokens[names]))
         image = F.normalize(torch.cat([self.features(part) for part in torch.split(new.images, 250)]))
         found = names[(image @ text.T).argmax(1)]

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Pairs:
     def save(self, file: Path) -> None:
         """Write the pairs atomically as one safetensors file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"images": self.images, "kinds": self.kinds}
+        tensors: dict[str, NDArray[Any]] = {"images": self.images, "kinds": self.kinds}
         write_atomic(file, save(tensors, metadata={"names": json.dumps(self.names), "digest": self.digest}))
 
     @classmethod
