@@ -66,9 +66,9 @@ def themes(root: Path, split: str, seed: int) -> Listing:
     made_of = [theme.package for theme in icons.HELD_OUT_THEMES]
 
     def draw() -> Drawings:
-        return _at_most(ICONS_OF_A_CLASS, _draw_icons(_themes(), classes))
+        return at_most(ICONS_OF_A_CLASS, draw_icons(_themes(), classes))
 
-    drawings = _cached(root, "icon_themes", made_of, draw)
+    drawings = cached(root, "icon_themes", made_of, draw)
     listing = Listing(drawings.images, drawings.labels.tolist(), classes)
     return seeded_part(listing, split, seed, train_fraction=_TRAIN_FRACTION)
 
@@ -78,9 +78,9 @@ def clipart(root: Path, split: str, seed: int) -> Listing:
     classes = list(icons.CLIPART_CLASSES)
 
     def draw() -> Drawings:
-        return _draw_icons(icons.read_clipart(icons.CLIPART_FOLDER), classes)
+        return draw_icons(icons.read_clipart(icons.CLIPART_FOLDER), classes)
 
-    drawings = _cached(root, "clipart", [icons.CLIPART], draw)
+    drawings = cached(root, "clipart", [icons.CLIPART], draw)
     return seeded_part(Listing(drawings.images, drawings.labels.tolist(), classes), split, seed)
 
 
@@ -100,7 +100,7 @@ def corpus(root: Path, split: str, seed: int) -> Listing:
 def _characters(
     root: Path, name: str, packages: Sequence[Package], alphabet: str, variants: bool, split: str, seed: int
 ) -> Listing:
-    drawings = _cached(root, name, packages, lambda: _draw_characters(packages, alphabet, variants))
+    drawings = cached(root, name, packages, lambda: draw_characters(packages, alphabet, variants))
     labels = torch.from_numpy(drawings.labels)
     train, test = split_indices(labels, _TRAIN_FRACTION, seed, torch.from_numpy(drawings.groups))
     rows, size = (train, TRAIN_SIZE) if split == "train" else (test, TEST_SIZE)
@@ -108,7 +108,7 @@ def _characters(
     return Listing(drawings.images, drawings.labels.tolist(), list(alphabet)).take(chosen)
 
 
-def _draw_characters(packages: Sequence[Package], alphabet: str, variants: bool) -> Drawings:
+def draw_characters(packages: Sequence[Package], alphabet: str, variants: bool) -> Drawings:
     """Draw each character in each face; without ``variants``, only in the first face of each family."""
     files = [file for package in packages for file in files_of(package, glyphs.SUFFIXES)]
     if not variants:
@@ -132,13 +132,13 @@ def _themes() -> list[icons.Icon]:
     return [icon for theme in icons.HELD_OUT_THEMES for icon in icons.read_theme(icons.ICON_FOLDER / theme.folder)]
 
 
-def _draw_icons(listed: list[icons.Icon], classes: list[str]) -> Drawings:
+def draw_icons(listed: Sequence[icons.Icon], classes: Sequence[str]) -> Drawings:
     drawn = [(icon, image) for icon, image in zip(listed, icons.draw(listed), strict=True) if image is not None]
     labels = np.array([classes.index(icon.label) for icon, _ in drawn])
     return Drawings(np.stack([image for _, image in drawn]), labels, np.arange(len(drawn)))
 
 
-def _at_most(count: int, drawings: Drawings) -> Drawings:
+def at_most(count: int, drawings: Drawings) -> Drawings:
     """Keep ``count`` random pictures of each class, or all of a smaller class."""
     order = np.random.default_rng(0).permutation(len(drawings.labels))
     shuffled = drawings.labels[order]
@@ -152,7 +152,7 @@ def _family_key(family: str) -> str:
     return family.split()[0].casefold()
 
 
-def _cached(root: Path, name: str, packages: Sequence[Package], draw: Callable[[], Drawings]) -> Drawings:
+def cached(root: Path, name: str, packages: Sequence[Package], draw: Callable[[], Drawings]) -> Drawings:
     """Read the cached pictures of the same packages and code, or draw and cache them."""
     found = versions(packages)
     sha = hashlib.sha256(json.dumps([found, PIL.__version__]).encode())

@@ -43,6 +43,8 @@ SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 DRAWN_BY = "experiments.miniature.targets"
 """Module of a clone that draws the benchmark in miniature; a name, because the installed package lacks it."""
+NAMED_BY = "experiments.vlm_miniature.targets"
+"""Module of a clone that draws the tasks of the small vision-language models."""
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -188,15 +190,16 @@ def _fashion_mnist_test(root: Path, split: str, seed: int) -> Listing:
     return _per_class(_fashion_mnist(root, "test", seed), split, seed, train=100, test=200)
 
 
-def _drawn(function: str, root: Path, split: str, seed: int) -> Listing:
-    """Read a dataset that a function of :data:`DRAWN_BY` draws; the module is imported on first use."""
+def _drawn(function: str, root: Path, split: str, seed: int, module: str | None = None) -> Listing:
+    """Read a dataset that a function of a module draws, by default :data:`DRAWN_BY`; it is imported on first use."""
+    module = module or DRAWN_BY
     try:
-        read: Callable[[Path, str, int], Listing] = getattr(import_module(DRAWN_BY), function)
+        read: Callable[[Path, str, int], Listing] = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
-        if not DRAWN_BY.startswith(error.name or "-"):
+        if not module.startswith(error.name or "-"):
             raise
         raise DataError(
-            "its images are drawn by experiments/miniature, which is not part of the installed package; run "
+            "its images are drawn by experiments/, which is not part of the installed package; run "
             "`python estimate.py` or `python train_groundtruth.py` in a clone of the project's repository."
         ) from error
     return read(root, split, seed)
@@ -230,16 +233,23 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "cifar10": CatalogEntry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
     "cifar100": CatalogEntry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
     "clipart": CatalogEntry(partial(_drawn, "clipart"), "public domain"),
+    "cyrillic_letters": CatalogEntry(partial(_drawn, "cyrillic_letters", module=NAMED_BY), "OFL-1.1"),
     "decorative_fonts": CatalogEntry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
     "digits": CatalogEntry(_digits, "CC BY 4.0"),
     "dtd": CatalogEntry(partial(_files, "DTD"), "research use only"),
     "elpv": CatalogEntry(_elpv, "CC BY-NC-SA 4.0"),
+    "faba_words": CatalogEntry(partial(_drawn, "faba_words", module=NAMED_BY), "GPL-3 or CC BY-SA 4.0"),
     "fashion_mnist": CatalogEntry(_fashion_mnist, "MIT"),
     "fashion_mnist_test": CatalogEntry(_fashion_mnist_test, "MIT"),
     "flowers": CatalogEntry(partial(_files, "Flowers102"), "not stated by its authors"),
     "food101": CatalogEntry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "greek_letters": CatalogEntry(partial(_drawn, "greek_letters", module=NAMED_BY), "OFL-1.1"),
     "icon_themes": CatalogEntry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
     "miniature_corpus": CatalogEntry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
+    "numix_words": CatalogEntry(partial(_drawn, "numix_words", module=NAMED_BY), "GPL-3+"),
+    "obsidian_words": CatalogEntry(partial(_drawn, "obsidian_words", module=NAMED_BY), "GPL-3"),
+    "oxygen_words": CatalogEntry(partial(_drawn, "oxygen_words", module=NAMED_BY), "LGPL-3+"),
+    "paper_words": CatalogEntry(partial(_drawn, "paper_words", module=NAMED_BY), "CC BY-SA 4.0"),
     "pets": CatalogEntry(partial(_files, "OxfordIIITPet", train="trainval"), "CC BY-SA 4.0"),
     "stanford_cars": CatalogEntry(_cars, "non-commercial research use only"),
     "sun397": CatalogEntry(_sun397, "not stated by its authors"),
