@@ -133,6 +133,7 @@ def _themes() -> list[icons.Icon]:
 
 
 def draw_icons(listed: Sequence[icons.Icon], classes: Sequence[str]) -> Drawings:
+    """Draw icons, without those that are nearly transparent or equal an earlier one."""
     drawn = [(icon, image) for icon, image in zip(listed, icons.draw(listed), strict=True) if image is not None]
     labels = np.array([classes.index(icon.label) for icon, _ in drawn])
     return Drawings(np.stack([image for _, image in drawn]), labels, np.arange(len(drawn)))

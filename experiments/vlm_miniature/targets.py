@@ -1,7 +1,7 @@
 """The drawn tasks of the small vision-language models: icons of held-out themes by a word, letters of held-out fonts.
 
-A class of icons is a word of their file names, and each class is named as the corpus names such pictures. The words, the
-themes and the fonts were fixed before any model was evaluated.
+A class of icons is a word of their file names, and each class is named as the corpus names such pictures. The
+words, the themes and the fonts were fixed before any model was evaluated.
 """
 
 from __future__ import annotations
@@ -21,29 +21,9 @@ from experiments.vlm_miniature.pairs import character_name, words_of
 from itm.core.splits import split_indices
 from itm.data.folders import Listing, seeded_part
 
-WORDS = tuple(
-    [
-        "folder",
-        "mail",
-        "network",
-        "battery",
-        "weather",
-        "face",
-        "media",
-        "edit",
-        "view",
-        "drive",
-        "image",
-        "audio",
-        "video",
-        "text",
-        "document",
-        "user",
-        "calendar",
-        "zoom",
-        "go",
-        "format",
-    ]
+WORDS = (
+    *("folder", "mail", "network", "battery", "weather", "face", "media", "edit", "view", "drive"),
+    *("image", "audio", "video", "text", "document", "user", "calendar", "zoom", "go", "format"),
 )
 """Frequent words of the corpus' icon names that name a thing or an action."""
 THEMES = {
@@ -56,13 +36,16 @@ THEMES = {
 """Theme of each task; the corpus has none of them."""
 GREEK = "ΓΔΘΛΞΠΣΦΨΩ"
 CYRILLIC = "БДЖИЛЦЧШЩЭЮЯЫЬ"
-GREEK_FONTS = tuple(
-    Package(f"fonts-gfs-{family}", "OFL-1.1")
-    for family in ("artemisia", "baskerville", "bodoni-classic", "complutum", "didot", "neohellenic", "olga", "porson")
-) + tuple(Package(f"fonts-sil-{family}", "OFL-1.1") for family in ("galatia", "gentium", "gentiumplus"))
-CYRILLIC_FONTS = tuple(
-    Package(f"fonts-sil-{family}", "OFL-1.1") for family in ("andika", "charis", "doulos", "gentiumplus")
-) + (Package("fonts-jura", "OFL-1.1"), Package("fonts-noto-core", "OFL-1.1"))
+_GFS = ("artemisia", "baskerville", "bodoni-classic", "complutum", "didot", "neohellenic", "olga", "porson")
+GREEK_FONTS = (
+    *(Package(f"fonts-gfs-{family}", "OFL-1.1") for family in _GFS),
+    *(Package(f"fonts-sil-{family}", "OFL-1.1") for family in ("galatia", "gentium", "gentiumplus")),
+)
+CYRILLIC_FONTS = (
+    *(Package(f"fonts-sil-{family}", "OFL-1.1") for family in ("andika", "charis", "doulos", "gentiumplus")),
+    Package("fonts-jura", "OFL-1.1"),
+    Package("fonts-noto-core", "OFL-1.1"),
+)
 """Fonts with letters of the script; the corpus has none of them."""
 
 _TRAIN_FRACTION = 0.25  # nothing trains on it: it gives the images whose conductance is measured
@@ -73,7 +56,7 @@ MOST = 60
 
 
 def words(name: str, root: Path, split: str, seed: int) -> Listing:
-    """List the icons of a theme that have exactly one of :data:`WORDS` in their names; three quarters are the test split."""
+    """List the icons of a theme that have exactly one of :data:`WORDS` in their names; most are the test split."""
     theme = THEMES[name]
     drawings = cached(root, name, [theme.package], partial(_draw_words, theme))
     present = np.unique(drawings.labels).tolist()
