@@ -199,7 +199,7 @@ def _drawn(function: str, root: Path, split: str, seed: int, module: str | None 
         if not module.startswith(error.name or "-"):
             raise
         raise DataError(
-            "its images are drawn by experiments/, which is not part of the installed package; run "
+            f"its images are drawn by experiments/{module.split('.')[1]}, which is not part of the installed package; run "
             "`python estimate.py` or `python train_groundtruth.py` in a clone of the project's repository."
         ) from error
     return read(root, split, seed)
