@@ -199,8 +199,8 @@ def _drawn(function: str, root: Path, split: str, seed: int, module: str | None 
         if not module.startswith(error.name or "-"):
             raise
         raise DataError(
-            f"its images are drawn by experiments/{module.split('.')[1]}, which is not part of the installed package; run "
-            "`python estimate.py` or `python train_groundtruth.py` in a clone of the project's repository."
+            f"its images are drawn by experiments/{module.split('.')[1]}, which is not part of the installed package; "
+            "run `python estimate.py` or `python train_groundtruth.py` in a clone of the project's repository."
         ) from error
     return read(root, split, seed)
 

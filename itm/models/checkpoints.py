@@ -22,7 +22,7 @@ from itm.core.errors import CheckpointError
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 224 / 256}
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _AVERAGED = ("state_dict_ema", "model_ema")
@@ -124,11 +124,11 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
         CheckpointError: If the file or the package is missing, or the package has more or fewer than one weight file.
     """
     if checkpoint.startswith("repository:"):
-        path = _REPOSITORY / checkpoint.removeprefix("repository:")
+        path = REPOSITORY / checkpoint.removeprefix("repository:")
         if path.is_file():
             return path
         raise CheckpointError(
-            f"{setting}={checkpoint}: no such file in {_REPOSITORY}. It comes with a clone of the project's repository."
+            f"{setting}={checkpoint}: no such file in {REPOSITORY}. It comes with a clone of the project's repository."
         )
     if not checkpoint.startswith("package:"):
         path = Path(checkpoint).expanduser()

@@ -13,6 +13,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import Tensor, nn
 
 from itm.core.errors import SettingError
+from itm.models import vlm
 from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
@@ -111,5 +112,9 @@ def _hub_config(model: str) -> tuple[Any, str]:
 
 
 def find_model(model: str, setting: str) -> Family:
-    """Look a model up, ``torchvision:<name>`` in torchvision and any other in timm."""
-    return TorchvisionModel(model, setting) if model.startswith(PREFIX) else TimmModel(model, setting)
+    """Look a model up, ``torchvision:<name>`` and ``open_clip:<name>`` in those libraries and any other in timm."""
+    if model.startswith(PREFIX):
+        return TorchvisionModel(model, setting)
+    if model.startswith(vlm.PREFIX):
+        return vlm.OpenClipModel(model, setting)
+    return TimmModel(model, setting)
