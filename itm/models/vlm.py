@@ -78,7 +78,10 @@ class OpenClipModel:
 
     def build(self, num_classes: int, **arguments: Any) -> nn.Module:
         """Build both encoders under open_clip's names, initialised by the global random state."""
-        net = self._open_clip.create_model(self.architecture, load_weights=False, pretrained_text=False, **arguments)
+        device = torch.get_default_device()  # the meta device where only names and shapes are wanted
+        net = self._open_clip.create_model(
+            self.architecture, load_weights=False, pretrained_text=False, device=device, **arguments
+        )
         net.global_pool = "embedding"
         return cast(nn.Module, net)
 
