@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -79,9 +81,10 @@ class OpenClipModel:
     def build(self, num_classes: int, **arguments: Any) -> nn.Module:
         """Build both encoders under open_clip's names, initialised by the global random state."""
         device = torch.get_default_device()  # the meta device where only names and shapes are wanted
-        net = self._open_clip.create_model(
-            self.architecture, load_weights=False, pretrained_text=False, device=device, **arguments
-        )
+        with _no_warnings():  # of a random initialisation: weights come later, or the network is a control
+            net = self._open_clip.create_model(
+                self.architecture, load_weights=False, pretrained_text=False, device=device, **arguments
+            )
         net.global_pool = "embedding"
         return cast(nn.Module, net)
 
@@ -161,6 +164,17 @@ class TextEncoder:
             raise CheckpointError(f"{self._name}: its tokenizer could not be had ({reason}).") from error
         model = cast(Any, self._model).cpu()
         return F.normalize(model.encode_text(tokenizer(list(texts))).float())
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Hold back open_clip's warnings, which it writes to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _folder(place: str, typed: str) -> Path | None:
