@@ -34,6 +34,7 @@ class DataSettings:
     test_limit: Limit = None
     on_error: OnError = "stop"
     root: Text | None = None
+    rows: Count | None = None
 
 
 @settings("source")

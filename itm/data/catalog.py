@@ -15,20 +15,20 @@ clip art are drawn from Debian packages. ``miniature_corpus`` is that corpus.
 
 Pascal VOC 2007 shows several objects per image, while the paper reports plain accuracy. Our reading: the class of an
 image is that of its largest object by bounding box.
+
+Five have masks and are targets for segmentation: ``land_cover``, which needs no network, ``cityscapes``, ``voc2012``,
+``pets_trimaps`` and ``camvid`` (:mod:`itm.data.mask_catalog`).
 """
 
 from __future__ import annotations
 
 import gzip
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -36,7 +36,10 @@ import torch
 
 from itm.core.errors import DataError
 from itm.core.splits import sample_per_class
+from itm.data import land_cover, mask_catalog
+from itm.data.fetch import from_torchvision
 from itm.data.folders import Listing, list_classes, seeded_part
+from itm.data.mask_catalog import VOC_CLASSES
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package ``dataset-fashion-mnist``."""
@@ -45,11 +48,6 @@ DRAWN_BY = "experiments.miniature.targets"
 """Module of a clone that draws the benchmark in miniature; a name, because the installed package lacks it."""
 NAMED_BY = "experiments.vlm_miniature.targets"
 """Module of a clone that draws the tasks of the small vision-language models."""
-
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 ELPV_CLASSES = {
     0.0: "functional 0%",
@@ -72,58 +70,23 @@ class CatalogEntry:
     Args:
         read: Returns the listing of a split, given the root of all datasets, the split and the seed.
         license: Licence or terms of the images, as the authors state them.
+        masks: Whether the images have masks: a target for segmentation.
     """
 
     read: Callable[[Path, str, int], Listing]
     license: str
-
-
-def _torchvision(name: str, root: Path, *, advice: str = "", **settings: Any) -> Any:
-    """Open a torchvision dataset; download it first if it is missing."""
-    from torchvision import datasets  # imported here because it takes seconds and only these datasets need it
-
-    build = partial(getattr(datasets, name), **settings)
-    try:
-        return build(root=root, download=False)
-    except (RuntimeError, FileNotFoundError):  # torchvision's errors for a missing dataset or part
-        pass
-    except (OSError, ValueError, LookupError, EOFError) as error:
-        raise DataError(f"{name} in data.root={root} is damaged ({error}); delete or replace it.") from error
-    try:
-        _download(build, root)
-        return build(root=root, download=False)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        words = "".join(f", {key}={value!r}" for key, value in settings.items())
-        reason = " ".join(str(error).split()).rstrip(".")
-        command = f'python -c "from torchvision.datasets import {name} as d; d({str(root)!r}{words}, download=True)"'
-        raise DataError(
-            f"{name} is not in data.root={root} and could not be downloaded ({reason}). "
-            + (advice or f"Fetch it on a machine with a network: {command}")
-        ) from error
-
-
-def _download(build: Callable[..., Any], root: Path) -> None:
-    """Download into a temporary folder and move the result, so that an interrupted download leaves nothing behind."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-        build(root=folder, download=True)
-        for child in Path(folder).iterdir():
-            target = root / child.name
-            if target.is_dir():
-                shutil.copytree(child, target, dirs_exist_ok=True, copy_function=shutil.move)
-            else:
-                child.replace(target)
+    masks: bool = False
 
 
 def _pixels(name: str, root: Path, split: str, seed: int) -> Listing:
     """List a torchvision dataset that holds its pixels in memory."""
-    data = _torchvision(name, root, train=split == "train")
+    data = from_torchvision(name, root, train=split == "train")
     return Listing(np.asarray(data.data), torch.as_tensor(data.targets).tolist(), data.classes)
 
 
 def _files(name: str, root: Path, split: str, seed: int, *, train: str = "train") -> Listing:
     """List a split of a torchvision dataset that knows its files; ``train`` is its own name of the training split."""
-    data = _torchvision(name, root, split=train if split == "train" else "test")
+    data = from_torchvision(name, root, split=train if split == "train" else "test")
     labels = [int(label) for label in data._labels]
     items = [Path(file) for file in (data._images if name == "OxfordIIITPet" else data._image_files)]
     # Flowers102 has names only in newer releases of torchvision.
@@ -132,7 +95,7 @@ def _files(name: str, root: Path, split: str, seed: int, *, train: str = "train"
 
 
 def _cars(root: Path, split: str, seed: int) -> Listing:
-    data = _torchvision("StanfordCars", root, split=split, advice=_CARS_LAYOUT)
+    data = from_torchvision("StanfordCars", root, split=split, advice=_CARS_LAYOUT)
     files, labels = zip(*data._samples, strict=True)
     return Listing([Path(file) for file in files], [int(label) for label in labels], data.classes)
 
@@ -144,13 +107,13 @@ def _per_class(listing: Listing, split: str, seed: int, train: int, test: int | 
 
 
 def _caltech101(root: Path, split: str, seed: int) -> Listing:
-    data = _torchvision("Caltech101", root)
+    data = from_torchvision("Caltech101", root)
     listing = list_classes(Path(data.root, "101_ObjectCategories"), exclude=("BACKGROUND_Google",))
     return _per_class(listing, split, seed, train=30, test=None)
 
 
 def _sun397(root: Path, split: str, seed: int) -> Listing:
-    data = _torchvision("SUN397", root)
+    data = from_torchvision("SUN397", root)
     # Torchvision lists the files in the order of the disk; a seeded choice needs the same order everywhere.
     pairs = sorted(zip(map(Path, data._image_files), data._labels, strict=True))
     listing = Listing([file for file, _ in pairs], [label for _, label in pairs], data.classes)
@@ -158,7 +121,7 @@ def _sun397(root: Path, split: str, seed: int) -> Listing:
 
 
 def _voc2007(root: Path, split: str, seed: int) -> Listing:
-    data = _torchvision("VOCDetection", root, year="2007", image_set=split)
+    data = from_torchvision("VOCDetection", root, year="2007", image_set=split)
     labels = [VOC_CLASSES.index(_largest_object(Path(file))) for file in data.annotations]
     return Listing([Path(file) for file in data.images], labels, VOC_CLASSES)
 
@@ -232,6 +195,8 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "caltech101": CatalogEntry(_caltech101, "CC BY 4.0"),
     "cifar10": CatalogEntry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
     "cifar100": CatalogEntry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
+    "camvid": CatalogEntry(mask_catalog.camvid, "not stated by its authors", masks=True),
+    "cityscapes": CatalogEntry(mask_catalog.cityscapes, "non-commercial research use only", masks=True),
     "clipart": CatalogEntry(partial(_drawn, "clipart"), "public domain"),
     "cyrillic_letters": CatalogEntry(partial(_drawn, "cyrillic_letters", module=NAMED_BY), "OFL-1.1"),
     "decorative_fonts": CatalogEntry(partial(_drawn, "fonts"), "free to use, change and redistribute with attribution"),
@@ -245,12 +210,14 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "food101": CatalogEntry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
     "greek_letters": CatalogEntry(partial(_drawn, "greek_letters", module=NAMED_BY), "OFL-1.1"),
     "icon_themes": CatalogEntry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
+    "land_cover": CatalogEntry(land_cover.land_cover, land_cover.LICENSE, masks=True),
     "miniature_corpus": CatalogEntry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
     "numix_words": CatalogEntry(partial(_drawn, "numix_words", module=NAMED_BY), "GPL-3+"),
     "obsidian_words": CatalogEntry(partial(_drawn, "obsidian_words", module=NAMED_BY), "GPL-3"),
     "oxygen_words": CatalogEntry(partial(_drawn, "oxygen_words", module=NAMED_BY), "LGPL-3+"),
     "paper_words": CatalogEntry(partial(_drawn, "paper_words", module=NAMED_BY), "CC BY-SA 4.0"),
     "pets": CatalogEntry(partial(_files, "OxfordIIITPet", train="trainval"), "CC BY-SA 4.0"),
+    "pets_trimaps": CatalogEntry(mask_catalog.pets_trimaps, "CC BY-SA 4.0", masks=True),
     "stanford_cars": CatalogEntry(_cars, "non-commercial research use only"),
     "sun397": CatalogEntry(_sun397, "not stated by its authors"),
     "thai_digits": CatalogEntry(
@@ -258,6 +225,7 @@ CATALOG: Mapping[str, CatalogEntry] = {
         "GPL-2+ with font exception; Arundina and Waree: Bitstream Vera",
     ),
     "voc2007": CatalogEntry(_voc2007, "images from Flickr under Flickr's terms of use"),
+    "voc2012": CatalogEntry(mask_catalog.voc2012, "images from Flickr under Flickr's terms of use", masks=True),
 }
 """Datasets by the name that ``data=<name>`` takes."""
 

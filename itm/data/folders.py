@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from itm.core.splits import split_indices
 from itm.data.files import SUFFIXES, display, quoted
 from itm.data.layout import Splits, find_splits
 from itm.data.walk import find_images, subfolders
+
+if TYPE_CHECKING:
+    from itm.data.masks import Masks
 
 _LABEL_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _log = logging.getLogger(__name__)
@@ -31,17 +34,20 @@ class Listing(NamedTuple):
         labels: Class of each item, an index into ``classes``.
         classes: Names of the classes.
         left_out: Number of files that are not images, by their ending.
+        masks: The mask of each item, for segmentation.
     """
 
     items: Sequence[Path] | NDArray[np.uint8]
     labels: Sequence[int]
     classes: Sequence[str]
     left_out: Mapping[str, int] = Counter()
+    masks: Masks | None = None
 
     def take(self, indices: Sequence[int]) -> Listing:
         """Return the listing of some of the items."""
         items = self.items[indices] if isinstance(self.items, np.ndarray) else [self.items[i] for i in indices]
-        return self._replace(items=items, labels=[self.labels[i] for i in indices])
+        masks = None if self.masks is None else self.masks.select(indices)
+        return self._replace(items=items, labels=[self.labels[i] for i in indices], masks=masks)
 
 
 class _Classes(NamedTuple):

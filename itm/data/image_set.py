@@ -27,6 +27,8 @@ from itm.data.dataset_range import choose_pixels
 from itm.data.decode import as_rgb, decode
 from itm.data.files import UNREADABLE, content, display, printable
 from itm.data.folders import Listing, describe_left_out, read_folder
+from itm.data.mask_folders import has_masks, read_mask_folder
+from itm.data.masks import Masks
 from itm.data.value_range import PLAIN, PixelSettings
 
 SPLITS = ("train", "test")
@@ -47,6 +49,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         license: Licence or terms of the images.
         groups: Group of each image, int64, ``[N]``; images of one group stay together when a split is drawn.
         pixels: The range of values and the bands that are shown; nothing set for plain 8-bit images.
+        masks: The class of each pixel, for segmentation; an image's label is then the class of most of its pixels.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
     license: str = "not stated"
     groups: Tensor | None = None
     pixels: PixelSettings = PLAIN
+    masks: Masks | None = None
 
     def __repr__(self) -> str:
         return f"ImageSet({self.name!r}, {self.split!r}, {len(self)} images, {len(self.classes)} classes)"
@@ -79,6 +83,19 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         item = self.items[index]
         return decode(item, self.pixels) if isinstance(item, Path) else as_rgb(Image.fromarray(item))
 
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode the mask of one image.
+
+        Returns:
+            The class of each pixel, 255 for pixels to ignore, ``[H, W]`` with the size of the image.
+
+        Raises:
+            DataError: If the images have no masks or the file cannot be read; the message names it.
+        """
+        if self.masks is None:
+            raise DataError(f"data={self.name}: the images have labels, not masks; segmentation needs masks.")
+        return self.masks.read(index)
+
     def path(self, index: int) -> str:
         """Return the image's file, or its position in a dataset without files, as text for messages."""
         item = self.items[index]
@@ -93,11 +110,12 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
             labels=self.labels[chosen],
             items=items[chosen.numpy()] if isinstance(items, np.ndarray) else tuple(items[i] for i in chosen.tolist()),
             groups=None if self.groups is None else self.groups[chosen],
+            masks=None if self.masks is None else self.masks.select(chosen.tolist()),
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the images, labels and groups in their order: a sha256 in hexadecimal.
+        """Identity of the images, labels, groups and masks in their order: a sha256 in hexadecimal.
 
         The content of every file counts, its name, folder and time do not, so a dataset that was moved or copied keeps
         its fingerprint and one altered byte changes it. A range of values and bands count where they are set. Every
@@ -113,6 +131,8 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
                 digest.update(part)
         if self.pixels != PLAIN:  # fingerprints of 8-bit images are older than these settings
             digest.update(json.dumps([self.pixels.range, self.pixels.bands]).encode())
+        if self.masks is not None:
+            digest.update(self.masks.fingerprint)
         return digest.hexdigest()
 
     @cached_property
@@ -152,7 +172,8 @@ def load_images(
 
     Args:
         data: A dataset's name (:data:`itm.data.catalog.CATALOG`), or a folder: a training folder beside a held-out one
-            with a folder per class each, or the class folders themselves (:func:`itm.data.folders.read_folder`).
+            with a folder per class each, or the class folders themselves (:func:`itm.data.folders.read_folder`), or
+            images and masks (:func:`itm.data.mask_folders.read_mask_folder`).
             ``./name`` means the folder and ``catalog:name`` the dataset where both exist.
         split: ``"train"`` or ``"test"``.
         root: Folder of the downloaded datasets, in torchvision's layout; by default :func:`default_root`.
@@ -183,8 +204,9 @@ def load_images(
         license_ = CATALOG[name].license
     elif folder is not None:
         name, license_ = display(Path(folder.resolve().name)) or "root", "not stated"
-        listing = read_folder(folder, split, seed)
-        training = listing if split == "train" else read_folder(folder, "train", seed)
+        read = read_mask_folder if has_masks(folder) else read_folder
+        listing = read(folder, split, seed)
+        training = listing if split == "train" else read(folder, "train", seed)
         if split == "train" and listing.left_out:
             _log.warning("data=%s: %s", name, describe_left_out(listing.left_out))
         pixels = choose_pixels(name, training, pixels, seed, announce=split == "train")
@@ -192,8 +214,15 @@ def load_images(
         raise _not_found(name)
     items = listing.items if isinstance(listing.items, np.ndarray) else tuple(listing.items)
     labels = torch.tensor(listing.labels, dtype=torch.int64)
-    images = ImageSet(name, split, tuple(listing.classes), labels, items, license_, pixels=pixels)
+    images = ImageSet(name, split, tuple(listing.classes), labels, items, license_, pixels=pixels, masks=listing.masks)
     return _limit(images, limit, seed)
+
+
+def is_segmentation(data: str | os.PathLike[str]) -> bool:
+    """Return whether a dataset's name or folder has masks, by its catalogue entry or its layout."""
+    name = os.fspath(data).removeprefix(CATALOG_PREFIX)
+    folder = _folder(data)
+    return CATALOG[name].masks if name in CATALOG else folder is not None and has_masks(folder)
 
 
 def _folder(data: str | os.PathLike[str]) -> Path | None:

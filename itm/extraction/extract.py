@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -21,6 +22,7 @@ from itm.core.features import Features
 from itm.core.parallel import default_workers
 from itm.core.progress import show_progress
 from itm.extraction.loader import Batch, decode, worker_errors
+from itm.extraction.readouts.readout import POOLED, Readout, Rows
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Extraction:
     """Features of one backbone on one dataset, and what it took to get them.
 
     Args:
-        features: One row per image that could be read, in the dataset's order.
+        features: Rows of the images that could be read, in the dataset's order: one each, or its sampled pixels.
         seconds: Wall-clock time of the extraction; of the original one where the features come from the store.
         images_per_second: Speed of that extraction.
         cached: Whether the store held everything, so that no image was read.
@@ -67,6 +69,7 @@ def extract(
     precision: Precision = "32",
     on_error: OnError = "stop",
     progress: bool = True,
+    readout: Readout = POOLED,
 ) -> Extraction:
     """Compute the features of every image, or read them from the store.
 
@@ -85,6 +88,7 @@ def extract(
         precision: ``"32"``, or mixed precision with ``"bf16"`` or ``"16"``. Features are float32 in any case.
         on_error: What an image that cannot be read does: ``"stop"`` the extraction, or ``"skip"`` its row.
         progress: Whether to show a progress bar; without a terminal the log has lines instead.
+        readout: What is read off the network.
 
     Raises:
         SettingError: If a setting cannot take its value on this machine.
@@ -96,7 +100,7 @@ def extract(
     if workers is None:
         workers = default_workers(device)
     _check_settings(batch_size, workers, device, precision, on_error)
-    key, total = feature_key(backbone, images, precision), len(images)
+    key, total = feature_key(backbone, images, precision, readout), len(images)
     shards = store.read(key, total)
     if on_error == "stop":  # an image that was skipped once must be read now, or stop this extraction
         shards = {start: shard for start, shard in shards.items() if not shard.skipped}
@@ -104,7 +108,7 @@ def extract(
     cached = all(start in shards for start, _ in spans)
     if not cached:
         store.prepare(key, total, shards.values())
-        run = _Run(backbone, images, batch_size, workers, device, precision, on_error, progress)
+        run = _Run(backbone, images, batch_size, workers, device, precision, on_error, progress, readout)
         lost = ""
         try:
             run.fill(shards, spans, store, key)
@@ -117,18 +121,19 @@ def extract(
     return _assemble(backbone, images, key, [shards[start] for start, _ in spans], cached=cached)
 
 
-def feature_key(backbone: Backbone, images: ImageSet, precision: str) -> FeatureKey:
+def feature_key(backbone: Backbone, images: ImageSet, precision: str, readout: Readout = POOLED) -> FeatureKey:
     """Return the key under which the store keeps the features of a backbone on some images."""
     return FeatureKey(
         model=backbone.model,
         weights=backbone.weights_digest,
-        transform=backbone.transform_text,
+        transform=readout.transform_text(backbone),
         pooling=backbone.pooling,
         precision=precision,
         fingerprint=images.fingerprint,
         name=backbone.name,
         dataset=images.name,
         split=images.split,
+        readout=readout.key,
     )
 
 
@@ -144,6 +149,7 @@ class _Run:
     precision: str
     on_error: str
     progress: bool
+    readout: Readout
 
     def fill(self, shards: dict[int, Shard], spans: Sequence[Span], store: FeatureStore, key: FeatureKey) -> None:
         """Extract the shards that are missing, write each one and add it to ``shards``.
@@ -164,7 +170,11 @@ class _Run:
         rows = [range(i, min(i + size, stop)) for start, stop in spans for i in range(start, stop, size)]
         # The workers start before the progress bar does: its thread is better not there when processes fork.
         batches = decode(
-            self.images, self.backbone.transform, rows, workers=self.workers, pin_memory=self.device != "cpu"
+            self.images,
+            self.readout.transform(self.backbone),
+            rows,
+            workers=self.workers,
+            pin_memory=self.device != "cpu",
         )
         self.backbone.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         total, name = len(self.images), f"{self.backbone.name}, {self.images.name}"
@@ -178,40 +188,44 @@ class _Run:
                 clock = now
 
     def _shard(self, start: int, stop: int, batches: Iterator[Batch], advance: Callable[[int], None]) -> Shard:
-        indices: list[int] = []
         skipped: dict[int, str] = {}
-        features: list[Tensor] = []
-        logits: list[Tensor] = []
+        read: list[Rows] = []
         for batch in batches:
             if batch.errors and self.on_error == "stop":
                 reason = next(iter(batch.errors.values()))
                 raise DataError(f"{reason} Fix or remove the file, or leave such images out: data.on_error=skip.")
             if batch.indices:
-                x, source = forward(self.backbone, batch.images, self.device, self.precision)
-                features.append(x)
-                logits += [] if source is None else [source]
-            indices += batch.indices
+                rows = partial(self.readout.read, self.backbone, images=self.images, indices=batch.indices)
+                read.append(forward(rows, batch.images, self.device, self.precision))
             skipped |= batch.errors
             advance(len(batch.indices) + len(batch.errors))
         # Outside inference mode, so that autograd may use the result; and one copy from the device per shard.
+        logits = [rows.logits for rows in read if rows.logits is not None]
+        none = torch.empty(0, dtype=torch.int64)
         return Shard(
             start,
             stop,
-            torch.tensor(indices, dtype=torch.int64),
-            torch.cat(features).cpu() if features else torch.empty(0, self.backbone.dim),
-            self.images.labels[indices],
+            torch.cat([none, *(rows.indices for rows in read)]),
+            torch.cat([rows.x for rows in read]).cpu() if read else torch.empty(0, self.backbone.dim),
+            torch.cat([none, *(rows.y for rows in read)]),
             torch.cat(logits).cpu() if logits else None,
             skipped,
         )
 
 
-def forward(backbone: Backbone, images: Tensor, device: str, precision: str) -> tuple[Tensor, Tensor | None]:
-    """Return the features ``[n, D]`` and source logits of some decoded images on the device, float32."""
+def forward(read: Callable[[Tensor], Rows], images: Tensor, device: str, precision: str) -> Rows:
+    """Return what a readout reads off some decoded images, on the device, float32.
+
+    Args:
+        read: The readout of a network that is on the device.
+        images: The decoded images, uint8, ``[B, 3, H, W]``.
+        device: The device.
+        precision: ``"32"``, ``"bf16"`` or ``"16"``.
+    """
     autocast = torch.autocast(torch.device(device).type, dtype=DTYPES.get(precision), enabled=precision in DTYPES)
     with torch.inference_mode(), autocast:
-        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        features, logits = backbone(images)
-        return features.float(), None if logits is None else logits.float()
+        rows = read(images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last))
+        return rows._replace(x=rows.x.float(), logits=None if rows.logits is None else rows.logits.float())
 
 
 def is_stored(images: ImageSet, store: FeatureStore, key: FeatureKey) -> bool:
@@ -242,11 +256,14 @@ def _gather(images: ImageSet, shards: Sequence[Shard]) -> tuple[Features, Tensor
         raise DataError(f"data={images.name}: the {images.split} split holds {found}")
     rows = torch.cat([shard.indices for shard in filled])
     logits = [shard.logits for shard in filled if shard.logits is not None]
+    groups = images.groups
+    if groups is None and images.masks is not None:  # the pixels of one image stay together
+        groups = torch.arange(len(images))
     features = Features(
         torch.cat([shard.features for shard in filled]),
         torch.cat([shard.labels for shard in filled]),
         torch.cat(logits) if logits else None,
-        None if images.groups is None else images.groups[rows],
+        None if groups is None else groups[rows],
     )
     return features, rows
 
@@ -264,7 +281,8 @@ def _assemble(
     speed = len(images) / seconds
     done = "from the store" if cached else "extracted"
     _log.info(
-        "%s: %d images of %s %s (%.1f s, %.0f images/s).", backbone.name, len(x), images.name, done, seconds, speed
+        "%s: %d images of %s %s (%.1f s, %.0f images/s).",
+        *(backbone.name, len(torch.unique(rows)), images.name, done, seconds, speed),
     )
     skipped = tuple(reason for shard in shards for reason in shard.skipped.values())
     return Extraction(features, seconds, speed, cached, key, rows, skipped)

@@ -15,6 +15,7 @@ from torch import Tensor
 from itm.core.features import Features
 from itm.core.splits import stratified_order
 from itm.extraction.extract import Extraction, feature_key, is_stored
+from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def extract_sample(
     store: FeatureStore,
     precision: str,
     run: Callable[[ImageSet], Extraction],
+    readout: Readout = POOLED,
 ) -> Extraction:
     """Return the features of one of the samples, in the order of the images.
 
@@ -66,11 +68,12 @@ def extract_sample(
             those of the others part by part.
         precision: ``"32"``, ``"bf16"`` or ``"16"``.
         run: Extracts some images with the backbone into the store, or reads them from it.
+        readout: What is read off the network.
 
     Raises:
         ItmError: As ``run`` does, and if the store cannot be written.
     """
-    key, images = feature_key(backbone, sample.images, precision), sample.images
+    key, images = feature_key(backbone, sample.images, precision, readout), sample.images
     last = number == len(sample.sizes) - 1
     if is_stored(images, store, key):
         return run(images) if last else _restrict(run(images), torch.cat(sample.rows[: number + 1]))
@@ -134,7 +137,7 @@ def _merge(
         for shard in store.read(part, len(own)).values()
     ]
     images = torch.cat([shard.indices for shard in shards])
-    order = torch.argsort(images)
+    order = torch.argsort(images, stable=True)
     images = images[order]
     x, y = (torch.cat([getattr(shard, name) for shard in shards])[order] for name in ("features", "labels"))
     logits = _joined([shard.logits for shard in shards])

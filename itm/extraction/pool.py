@@ -20,10 +20,14 @@ from itm.data.image_set import ImageSet, load_images
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.precision import choose_precision
+from itm.extraction.readouts.dense import Dense
+from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
 from itm.models.backbone import Backbone, load_backbone
 
+ROWS = 20_000
+"""Sampled pixels of all images together."""
 PATIENCE = 2.0
 """Seconds between two checks of the models that other workers hold."""
 
@@ -79,6 +83,12 @@ class ExtractionSettings:
             bands=data.get("bands"),
         )
 
+    def readout(self, images: ImageSet) -> Readout:
+        """Return what is read off a network: pooled features, or sampled pixels where the images have masks."""
+        if images.masks is None:
+            return POOLED
+        return Dense.for_images(images, self.data.get("rows") or ROWS, self.seed)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExtractionSettings) and self.digest == other.digest
 
@@ -104,6 +114,7 @@ class Candidate:
         cached: Whether the features came from the store.
         skipped: Images that could not be read, with the reason.
         precision: How the network ran: ``"32"``, ``"bf16"`` or ``"16"``.
+        stride: Pixels of the input per cell of the feature map, for segmentation.
     """
 
     parameters: int
@@ -119,16 +130,18 @@ class Candidate:
     cached: bool
     skipped: tuple[str, ...] = ()
     precision: str = "32"
+    stride: float | None = None
 
     @classmethod
-    def from_backbone(cls, backbone: Backbone, extraction: Extraction) -> Candidate:
+    def from_backbone(cls, backbone: Backbone, extraction: Extraction, readout: Readout = POOLED) -> Candidate:
         """Collect the facts of a backbone and of its extraction."""
+        pooled = readout is POOLED
         return cls(
             parameters=backbone.num_parameters,
             input_size=backbone.input_size,
-            dim=backbone.dim,
-            pooling=backbone.pooling,
-            transform=backbone.transform_text,
+            dim=extraction.features.dim,
+            pooling=backbone.pooling if pooled else "bilinear",
+            transform=readout.transform_text(backbone),
             pretraining=backbone.pretraining,
             license=backbone.license,
             source_accuracy=backbone.source_accuracy,
@@ -137,6 +150,7 @@ class Candidate:
             cached=extraction.cached,
             skipped=extraction.skipped,
             precision=extraction.key.precision,
+            stride=None if pooled else backbone.input_size / backbone.map_shape[-1],
         )
 
 
@@ -185,6 +199,7 @@ class PoolExtractor:
     Attributes:
         images: The images.
         store: The store.
+        readout: What is read off each network.
         failed: Reason by model, for each model without features.
     """
 
@@ -192,6 +207,7 @@ class PoolExtractor:
         self.settings = settings
         self.images = settings.load_images()
         self.store = FeatureStore(settings.store)
+        self.readout = settings.readout(self.images)
         self.failed: dict[str, str] = {}
 
     def run(
@@ -236,7 +252,7 @@ class PoolExtractor:
         def extract_model(backbone: Backbone) -> Extraction:
             precision = self._precision(backbone)
             run = partial(self.extract, backbone, precision=precision)
-            return extract_sample(backbone, sample, number, self.store, precision, run)
+            return extract_sample(backbone, sample, number, self.store, precision, run, self.readout)
 
         return extract_model
 
@@ -252,6 +268,7 @@ class PoolExtractor:
             device=trainer["accelerator"],
             precision=precision,
             on_error=self.settings.data["on_error"],
+            readout=self.readout,
         )
 
     def pool(self, features: StoredFeatures, candidates: Mapping[str, Candidate]) -> ExtractedPool:
@@ -271,7 +288,9 @@ class PoolExtractor:
         """Return the precision of a model's extraction, the same for all parts of the images."""
         chosen = str(self.settings.trainer["precision"])  # a command line gives the number 32
         if chosen == "auto":
-            return choose_precision(backbone, self.images, self.store, self.settings.trainer["accelerator"])
+            return choose_precision(
+                backbone, self.images, self.store, self.settings.trainer["accelerator"], self.readout
+            )
         return chosen  # type: ignore[return-value]  # extract refuses other words
 
     def _claim(self, name: str) -> AbstractContextManager[bool]:
@@ -289,7 +308,7 @@ class PoolExtractor:
     ) -> tuple[Candidate, Extraction] | None:
         try:
             backbone = load_backbone(name, **(self.settings.zoo[name] or {}))
-            _log.info("%s: %s", name, backbone.transform_text)
+            _log.info("%s: %s", name, self.readout.transform_text(backbone))
             extraction = extract_model(backbone)
         except (DataError, StoreError, WorkerError):
             raise  # every other model would fail on the same image, disk or lack of memory
@@ -297,7 +316,7 @@ class PoolExtractor:
             _log.error("%s: %s", name, error)
             self.failed[name] = f"{type(error).__name__}: {error}" if isinstance(error, RuntimeError) else str(error)
             return None
-        return Candidate.from_backbone(backbone, extraction), extraction
+        return Candidate.from_backbone(backbone, extraction, self.readout), extraction
 
 
 def _log_progress(number: int, total: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from itm.core.devices import Precision, has_bf16_units
 from itm.core.files import storage_errors, write_atomic
 from itm.extraction.extract import feature_key, forward, is_stored
 from itm.extraction.loader import decode
+from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ _IMAGES = 16  # compared, evenly spread over the set: few enough to cost nothing
 _log = logging.getLogger(__name__)
 
 
-def choose_precision(backbone: Backbone, images: ImageSet, store: FeatureStore, device: str) -> Precision:
+def choose_precision(
+    backbone: Backbone, images: ImageSet, store: FeatureStore, device: str, readout: Readout = POOLED
+) -> Precision:
     """Choose ``"bf16"`` or ``"32"`` for ``trainer.precision=auto``.
 
     Stored float32 features are used. The comparison is kept beside the bfloat16 features, so it is made once per model
@@ -38,13 +42,13 @@ def choose_precision(backbone: Backbone, images: ImageSet, store: FeatureStore, 
     if not has_bf16_units(device):
         _log.info("%s: float32, as this device has no bfloat16 units.", backbone.name)
         return "32"
-    if is_stored(images, store, feature_key(backbone, images, "32")):
+    if is_stored(images, store, feature_key(backbone, images, "32", readout)):
         return "32"
-    key = feature_key(backbone, images, "bf16")
+    key = feature_key(backbone, images, "bf16", readout)
     path = store.folder(key) / "agreement.json"
     cosine = _read(path, store)
     if cosine is None:
-        cosine = _least_cosine(backbone, images, device)
+        cosine = _least_cosine(backbone, images, device, readout)
         _write(path, cosine, store)
     agrees = cosine >= LEAST_COSINE  # false for NaN
     _log.info(
@@ -54,14 +58,15 @@ def choose_precision(backbone: Backbone, images: ImageSet, store: FeatureStore, 
     return "bf16" if agrees else "32"
 
 
-def _least_cosine(backbone: Backbone, images: ImageSet, device: str) -> float:
+def _least_cosine(backbone: Backbone, images: ImageSet, device: str, readout: Readout) -> float:
     """Return the smallest cosine over a few images; 1 where none of them can be read, which extraction reports."""
     rows = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long().tolist()
-    (batch,) = decode(images, backbone.transform, [rows])
+    (batch,) = decode(images, readout.transform(backbone), [rows])
     if not batch.indices:
         return 1.0
     backbone.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    exact, mixed = (forward(backbone, batch.images, device, precision)[0] for precision in ("32", "bf16"))
+    read = partial(readout.read, backbone, images=images, indices=batch.indices)
+    exact, mixed = (forward(read, batch.images, device, precision).x for precision in ("32", "bf16"))
     return float(torch.cosine_similarity(exact, mixed).min())
 
 

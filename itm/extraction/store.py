@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from itm.core.errors import StoreError
@@ -48,6 +49,7 @@ class FeatureKey:
         dataset: Name of the dataset.
         split: Name of its split.
         format: Version of the store's files.
+        readout: The readout with its settings; empty for pooled features, whose keys are older than the field.
     """
 
     model: str
@@ -60,11 +62,14 @@ class FeatureKey:
     dataset: str = ""
     split: str = ""
     format: int = FORMAT
+    readout: str = ""
 
     @property
     def digest(self) -> str:
         """The sha256 of the identity, in hexadecimal."""
         identity = {name: value for name, value in asdict(self).items() if name not in _NAMES}
+        if not self.readout:
+            del identity["readout"]
         return json_digest(identity)
 
     @property
@@ -80,7 +85,7 @@ class Shard:
     Args:
         start: First image of the shard.
         stop: One past its last image.
-        indices: Image that each row belongs to, int64, ``[n]``, ascending.
+        indices: Image that each row belongs to, int64, ``[n]``, ascending; an image of sampled pixels has several.
         features: Float32, ``[n, D]``.
         labels: Class of each row, int64, ``[n]``.
         logits: Output of the source head, float32, ``[n, K]``, or None.
@@ -105,9 +110,10 @@ class Shard:
         return f"{self.start:08d}-{self.sha256[:16]}.safetensors"
 
     def is_complete(self) -> bool:
-        """Whether each image of the range has its row, in order, or a reason why it has none."""
-        rows = [index for index in range(self.start, self.stop) if index not in self.skipped]
-        return self.indices.tolist() == rows and len(self.features) == len(self.labels) == len(rows)
+        """Whether each image of the range has its rows, in order, or a reason why it has none."""
+        images = [index for index in range(self.start, self.stop) if index not in self.skipped]
+        present = torch.unique_consecutive(self.indices).tolist()
+        return present == images and len(self.features) == len(self.labels) == len(self.indices)
 
 
 class FeatureStore:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -105,6 +106,40 @@ class Backbone(nn.Module):
         """Compute features ``[B, D]`` of uint8 images ``[B, 3, H, W]``; differentiable, for fine-tuning."""
         net = cast(Any, self.net)
         return cast(Tensor, net.forward_head(net.forward_features(self.normalize(images)), pre_logits=True))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute the last feature map ``[B, D', h, w]`` of uint8 images ``[B, 3, H, W]``; differentiable.
+
+        The map of a transformer holds its patch tokens after the last LayerNorm. ``D'`` may differ from ``dim``: some
+        networks widen their features after pooling.
+
+        Raises:
+            SettingError: If the network has no feature map.
+        """
+        net = cast(Any, self.net)
+        if not hasattr(net, "forward_intermediates"):
+            raise SettingError(
+                f"zoo.{self.name}: {self.model} gives no feature map, which segmentation needs; take a network of timm "
+                "with forward_intermediates."
+            )
+        maps = net.forward_intermediates(
+            self.normalize(images), indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return cast(Tensor, maps[-1])
+
+    @cached_property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the last feature map.
+
+        Raises:
+            SettingError: If the network has no feature map.
+        """
+        blank = torch.zeros(1, 3, self.input_size, self.input_size, dtype=torch.uint8, device=self.mean.device)
+        training = self.net.training
+        with torch.no_grad():
+            channels, height, width = self.eval().feature_map(blank).shape[1:]
+        self.train(training)
+        return channels, height, width
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute features and, where the loaded weights have a head, its logits.
