@@ -102,15 +102,40 @@ def test_a_grid_ends_in_tables_and_is_not_trained_twice(run, image_folder, tmp_p
     ]
 
 
-def test_weights_are_kept_on_demand(run, image_folder, capsys):
-    out, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "keep=weights")
+def test_kept_weights_predict_what_training_measured_to_the_last_digit(run, image_folder, tmp_path, capsys):
+    out, code = run(f"data={image_folder}", *ZOO, *FAST, *SHORT, "grid.lr=[1e-3,1e-2]", "keep=weights")
     assert code == 0
     folders = sorted((out / "finetuned").iterdir())
     assert [folder.name[0] for folder in folders] == ["a", "b"]
     printed = capsys.readouterr().out
+    images = load_images(image_folder, "test")
+    paths = [images.path(index) for index in range(len(images))]
+    truth = [images.classes[label] for label in images.labels.tolist()]
+    kept = TrialStore(tmp_path / "home/groundtruth").read_all()
+    assert len(kept) == 4
     for folder in folders:
         assert f"Weights: {folder}" in printed
-        assert load_finetuned(folder).classes == ("ant", "bee", "cat")
+        assert {path.name for path in folder.iterdir()} == {
+            "README.md", "labels.json", "model.safetensors", "preprocessing.json",
+        }  # fmt: skip
+        card = (folder / "README.md").read_text("utf-8")
+        (record,) = (one for one in kept if f"trial: {one.trial.digest}" in card)
+        tuned = load_finetuned(folder)
+        assert tuned.classes == ("ant", "bee", "cat")
+        hits = sum(one == other for one, other in zip(tuned.predict(paths), truth, strict=True))
+        assert 100 * hits / len(truth) == record.best["accuracy"]
+        assert f"{record.best['accuracy']:.2f} % (mean" in card
+        assert "chosen on a fifth of the training split" in " ".join(card.split())
+
+
+def test_models_are_picked_from_the_zoo_and_from_timm_by_name(run, image_folder, tmp_path, capsys):
+    out, code = run(f"data={image_folder}", *ZOO, "models=[b,test_vit2]", "pretrained=false", *FAST, *SHORT)
+    assert code == 0
+    assert groundtruth.load(out / "groundtruth.csv").index.tolist() == ["b", "test_vit2"]
+    assert {one["cell"]["model"] for one in records(tmp_path / "home")} == {"b", "test_vit2"}
+    _, code = run(f"data={image_folder}", *ZOO, "models=[c]", *FAST, *SHORT)
+    assert code == 2
+    assert "error: models=c: not known" in capsys.readouterr().err
 
 
 def test_the_best_setting_of_each_model_is_repeated_with_other_seeds(run, image_folder, tmp_path, capsys):

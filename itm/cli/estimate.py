@@ -56,7 +56,7 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     run = resolved(cfg)
     check_estimate(run)
     check_writable(output)
-    zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"])
+    zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"], run["zoo"])
     zoo = with_image_size(zoo, run["image_size"])
     limits = {name: limit for name, limit in run["budget"].items() if limit is not None}
     run["zoo"], removed = within_budget(zoo, limits, run["data"], run["seed"])

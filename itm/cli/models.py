@@ -17,8 +17,15 @@ from itm.models.families import find_model
 Models = str | Sequence[str] | Mapping[str, Any]
 
 
-def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]]:
+def resolve_models(
+    models: Models, pretrained: bool, zoo: Mapping[str, Mapping[str, Any] | None] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the settings of each model by name, wildcards and the name of a zoo resolved.
+
+    Args:
+        models: Names of models or of a zoo, or settings by name.
+        pretrained: Whether models that are named get their published weights.
+        zoo: Settings by model, which its names stand for. A wildcard covers timm's ids alone.
 
     Raises:
         SettingError: If a name is not known.
@@ -35,9 +42,14 @@ def resolve_models(models: Models, pretrained: bool) -> dict[str, dict[str, Any]
         names.update(dict.fromkeys(matching([name]) if wild else [name]))
     if not names:
         raise SettingError("models: empty; name at least one, as in models=['resnet50'].")
+    known, found = zoo or {}, {}
     for name in names:
-        find_model(name, "models")
-    return {name: {"pretrained": pretrained} for name in names}
+        if name in known:
+            found[name] = dict(known[name] or {})
+        else:
+            find_model(name, "models")
+            found[name] = {"pretrained": pretrained}
+    return found
 
 
 def with_image_size(zoo: Mapping[str, Mapping[str, Any] | None], image_size: int | None) -> dict[str, dict[str, Any]]:

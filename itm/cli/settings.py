@@ -79,6 +79,8 @@ class GroundtruthSettings:
     image_size: Count | None = None
     records: Text = ""
     table: Text | None = None
+    models: Text | list[Text] | None = None
+    pretrained: bool = True
     keep: Keep = "nothing"
     gradient_checkpointing: bool = False
     compile: bool = False

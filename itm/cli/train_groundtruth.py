@@ -2,6 +2,7 @@
 
 python train_groundtruth.py data=cifar10 zoo=paper20 trainer=v100          the paper's grid
 python train_groundtruth.py data=/my/images protocol.epochs=20             your own images
+python train_groundtruth.py models=[efficientnet_lite1] keep=weights       one model, with its weights kept
 python train_groundtruth.py -m worker=1,2,3 hydra/launcher=ray             three workers share the grid
 
 The same command continues an interrupted run: it skips finished trials and resumes others after their last epoch.
@@ -50,6 +51,7 @@ def job(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, output: Path) -> list[str]:
     """Run the trials of the grid that the config describes; return the failed ones, with the reason."""
     # imported here: torch and Lightning take longer than `--help` and the mistakes in a command line need
+    from itm.cli.models import resolve_models
     from itm.cli.settings import check_groundtruth
     from itm.core.files import check_writable
     from itm.groundtruth import collect
@@ -63,6 +65,8 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
 
     run = resolved(cfg)
     check_groundtruth(run)
+    if run["models"] is not None:
+        cfg.zoo = run["zoo"] = resolve_models(run["models"], run["pretrained"], run["zoo"])
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     grid, hardware = Grid.from_settings(run), Hardware.from_settings(run)
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
