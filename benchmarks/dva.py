@@ -25,9 +25,11 @@ from torch.nn import functional as F
 
 from itm.core.datamodule import TransferData
 from itm.core.features import Features
-from itm.dva.equations import adaptive_steps, class_distance, evolve, evolve_unrolled, pseudo_centers
-from itm.dva.module import ITMModule, fit
+from itm.dva.adaptive import adaptive_steps, class_distance
+from itm.dva.equations import evolve, evolve_unrolled, pseudo_centers
+from itm.dva.module import ITMModule
 from itm.dva.scaling import scale_features
+from itm.dva.training import fit
 from itm.scorers import ITM
 from itm.scorers.base import Samples
 

@@ -14,7 +14,7 @@ from synthetic import clusters, noise
 from itm.analysis.distances import distance_statistics
 from itm.analysis.evolution import embedding_evolution
 from itm.analysis.similarity import subspace_similarity, wz_similarity
-from itm.dva.equations import class_distance
+from itm.dva.adaptive import class_distance
 from itm.scorers import ITM
 
 QUICK = ITM(iterations=10, evaluate_every=10)

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itm.core.errors import FeatureError, SettingError
+from itm.dva.adaptive import adaptive_steps, class_distance
 from itm.dva.closed_form import closed_form, geometric_sum
 from itm.dva.equations import (
-    adaptive_steps,
-    class_distance,
     evolve,
     evolve_unrolled,
     largest_eigenvalue,

@@ -12,9 +12,11 @@ from itm.core.batches import BatchChunks, OrderedBatches, RandomBatches
 from itm.core.datamodule import TransferData
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
-from itm.dva.equations import class_distance, pseudo_centers
-from itm.dva.module import ITMModule, fit
+from itm.dva.adaptive import class_distance
+from itm.dva.equations import pseudo_centers
+from itm.dva.module import ITMModule
 from itm.dva.scaling import scale_features
+from itm.dva.training import fit
 from itm.scorers import ITM
 from itm.scorers.base import check
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from itm.core.features import Features
-from itm.dva.equations import Standardize, adaptive_steps, class_distances
+from itm.dva.adaptive import Standardize, adaptive_steps, class_distances
 from itm.report.figures import Figure, distance_violins
 from itm.scorers import ITM
 from itm.scorers.base import check

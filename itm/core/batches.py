@@ -81,8 +81,11 @@ class OrderedBatches:
     transform: Transform = unchanged
 
     def __iter__(self) -> Iterator[Batch]:
+        buffer = self.x.new_empty(len(self.rows) * min(self.batch_size, self.rows.shape[1]), self.x.shape[1])
         for rows in torch.split(self.rows, self.batch_size, dim=1):
-            yield self.transform(self.x[rows]), self.y[rows]
+            flat = rows.flatten()
+            x = torch.index_select(self.x, 0, flat, out=buffer[: len(flat)])
+            yield self.transform(x.view(*rows.shape, -1)), self.y.index_select(0, flat).view(rows.shape)
 
     def __len__(self) -> int:
         return -(-self.rows.shape[1] // self.batch_size)

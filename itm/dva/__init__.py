@@ -1,5 +1,6 @@
 """Divide-and-conquer variational approximation (DVA): the equations of ITM and their training."""
 
-from itm.dva.equations import adaptive_steps, class_distance, evolve, evolve_unrolled, pseudo_centers
+from itm.dva.adaptive import adaptive_steps, class_distance
+from itm.dva.equations import evolve, evolve_unrolled, pseudo_centers
 
 __all__ = ["adaptive_steps", "class_distance", "evolve", "evolve_unrolled", "pseudo_centers"]

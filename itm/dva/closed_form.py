@@ -1,7 +1,7 @@
 """The closed form of the simulated evolution: a finite geometric sum of a symmetric matrix, differentiated by autograd.
 
 Where ``n·λ_max`` is small, a polynomial of low degree equals the sum of ``n`` terms to rounding. Elsewhere it gives the
-sum of the ``m`` terms from which doubling leads to ``n``.
+sum of the ``m`` terms from which doubling leads to ``n``. Products are ``bmm``: ``@`` adds views for autograd.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,16 +41,17 @@ def closed_form(
     if theta.ndim == 2:
         return closed_form(theta[None], target[None], eta, n, None if onto is None else onto[None])[0]
     batch, p = theta.shape[1:]
-    scaled = theta * (eta[:, None, None] / batch if isinstance(eta, Tensor) else eta / batch)
+    rate = eta[:, None, None] / batch if isinstance(eta, Tensor) else eta / batch
     if p > batch:
-        k = scaled @ theta.mT
-        evolved = theta - k @ (geometric_sum(k, n) @ (theta - target))
-        return evolved if onto is None else evolved @ onto.mT
-    k = scaled.mT @ theta
-    first = torch.baddbmm(k, scaled.mT, target, alpha=-1)  # (η/B)·Θᵀ(Θ − Ê), the first step of the inner map
+        k = torch.bmm(theta * rate, theta.mT)
+        evolved = theta - torch.bmm(k, torch.bmm(geometric_sum(k, n), theta - target))
+        return evolved if onto is None else torch.bmm(onto, evolved.mT).mT
+    gram = torch.bmm(theta.mT, theta)
+    k, first = gram * rate, torch.baddbmm(gram, -target.mT, theta) * -rate  # the first step, −(η/B)·(Θ − Ê)ᵀΘ
     # the head joins the inner map, p x p, which costs less than a product with every row
-    start, change = (_identity(k), first) if onto is None else (onto.mT, first @ onto.mT)
-    return theta @ torch.baddbmm(start, geometric_sum(k, n), change, alpha=-1)
+    eye = torch.eye(p, dtype=k.dtype, device=k.device).expand_as(k)
+    start, change = (eye, first) if onto is None else (onto, torch.bmm(onto, first))
+    return torch.bmm(torch.baddbmm(start, change, geometric_sum(k, n)), theta.mT).mT
 
 
 def geometric_sum(k: Tensor, n: int | Sequence[int]) -> Tensor:
@@ -59,7 +61,7 @@ def geometric_sum(k: Tensor, n: int | Sequence[int]) -> Tensor:
     """
     counts, fixed = [n] * len(k) if isinstance(n, int) else list(n), k.detach()
     # λ_max <= ‖K²‖_F^½ <= λ_max·q^¼
-    largest = torch.linalg.vector_norm(fixed @ fixed, dim=(1, 2)).sqrt().tolist()
+    largest = torch.linalg.vector_norm(torch.bmm(fixed, fixed), dim=(1, 2)).sqrt().tolist()
     if not all(map(math.isfinite, largest)):
         return k * math.nan
     bound, levels = max(count * value for count, value in zip(counts, largest, strict=True)), 0
@@ -72,11 +74,11 @@ def geometric_sum(k: Tensor, n: int | Sequence[int]) -> Tensor:
     for level in reversed(range(levels)):
         p = power.pop()
         odd = [count >> level & 1 for count in counts]
-        digit = k.new_tensor(odd)[:, None, None]
-        s = torch.baddbmm(s, p, s + digit * p if any(odd) else s)
+        digit = k.new_tensor(odd)[:, None, None] if any(odd) else None
+        s = torch.baddbmm(s, p, s if digit is None else s + digit * p)
         if level > 0:
-            p = p @ p
-            power.append(torch.baddbmm(p, p, digit * k, alpha=-1) if any(odd) else p)
+            p = torch.bmm(p, p)
+            power.append(p if digit is None else torch.baddbmm(p, p, digit * k, alpha=-1))
     return s
 
 
@@ -86,26 +88,23 @@ def _polynomials(k: Tensor, terms: tuple[int, ...], reach: float, count: int) ->
     The spectrum of ``Y`` lies in [−1, 1], where powers do not cancel. By the rule of Paterson and Stockmeyer (1973),
     cubics ``B_j(Y)`` are joined in Horner's steps ``V_j = B_j + Y⁴·V_{j+1}``.
     """
-    eye = _identity(k)
-    y = k * k.new_tensor([2 * m / reach for m in terms])[:, None, None] - eye
-    y2 = y @ y
-    powers = torch.stack([eye, y, y2, y @ y2], dim=1).flatten(2)
-    cubics = (_coefficients(terms, reach, count, k.dtype, k.device) @ powers).view(len(k), -1, *k.shape[1:]).unbind(1)
+    eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device).expand_as(k)
+    factors, coefficients = _coefficients(terms, reach, count, k.dtype, k.device)
+    y = k * factors - eye
+    y2 = torch.bmm(y, y)
+    powers = torch.stack([eye, y, y2, torch.bmm(y, y2)], dim=1).flatten(2)
+    cubics = torch.bmm(coefficients, powers).view(len(k), -1, *k.shape[1:]).unbind(1)
     size = len(cubics) // count
-    y4 = y2 @ y2 if size > 1 else y2
+    y4 = torch.bmm(y2, y2) if size > 1 else y2
     values = list(cubics[size - 1 :: size])
     for step in range(2, size + 1):
         values = [torch.baddbmm(b, y4, v) for b, v in zip(cubics[size - step :: size], values, strict=True)]
     return values
 
 
-def _identity(k: Tensor) -> Tensor:
-    return torch.eye(k.shape[-1], dtype=k.dtype, device=k.device).expand_as(k)
-
-
 @lru_cache(maxsize=256)
-def _coefficients(terms: tuple[int, ...], reach: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Coefficients by ascending power of ``Y``, ``[S, rows, 4]``: Chebyshev series, cut where they reach rounding."""
+def _coefficients(terms: tuple[int, ...], reach: float, count: int, dtype: torch.dtype, device: torch.device) -> Any:
+    """Factors ``2m/reach`` of ``Y [S, 1, 1]`` and coefficients by power of ``Y [S, rows, 4]``, cut at rounding."""
     series = []
     for m in terms:
         degree = min(m, _MAX_DEGREE)
@@ -116,5 +115,6 @@ def _coefficients(terms: tuple[int, ...], reach: float, count: int, dtype: torch
             kept = np.abs(column) > max(torch.finfo(dtype).eps, 4e-15) * np.abs(column).max()
             series.append(chebyshev.cheb2poly(column[: int(np.flatnonzero(kept).max(initial=0)) + 1]))
     width = math.ceil(max(map(len, series)) / _BLOCK) * _BLOCK
-    padded = np.stack([np.pad(row, (0, width - len(row))) for row in series])
-    return torch.as_tensor(padded, dtype=dtype, device=device).view(len(terms), -1, _BLOCK)
+    padded = np.stack([np.pad(row, (0, width - len(row))) for row in series]).reshape(len(terms), -1, _BLOCK)
+    factors = np.array(terms).reshape(-1, 1, 1) * 2 / reach
+    return tuple(torch.as_tensor(each, dtype=dtype, device=device) for each in (factors, padded))

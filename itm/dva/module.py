@@ -1,10 +1,9 @@
-"""Training of ITM's map for one model on one dataset (Algorithms 1 and 2), as a LightningModule."""
+"""ITM's map and head with their steps of training and evaluation (Algorithms 1 and 2), as a LightningModule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,14 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itm.core.batches import Batch
-from itm.core.datamodule import TransferData
 from itm.core.errors import FeatureError, unknown
-from itm.core.lightning import full_precision, no_driver_probe, quiet_lightning
 from itm.dva.closed_form import closed_form
 from itm.dva.equations import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
 
 Heldout = Literal["evolved", "plain"]
-_WORTH_SHARING = 2**23  # multiply-adds of the products E W_z of all seeds
 
 
 @dataclass
@@ -81,6 +77,7 @@ class ITMModule(L.LightningModule):
 
     centers: Tensor
     logit_centers: Tensor
+    first_rows: Tensor
 
     def __init__(
         self,
@@ -111,6 +108,7 @@ class ITMModule(L.LightningModule):
         unshifted = centers if logit_centers is None else logit_centers
         self.register_buffer("centers", centers.expand(len(seeds), num_classes, p))
         self.register_buffer("logit_centers", unshifted.expand(len(seeds), num_classes, p))
+        self.register_buffer("first_rows", num_classes * torch.arange(len(seeds))[:, None])
         layers = [_initial_layers(dim, num_classes, p, seed) for seed in seeds]
         # [S, p, D], [S, C, p] and [S, C]: outputs first, the order in which products with few outputs are fast
         self.map = nn.Parameter(torch.stack([first.weight.detach() for first, _ in layers]))
@@ -137,11 +135,11 @@ class ITMModule(L.LightningModule):
 
     def embed(self, x: Tensor) -> Tensor:
         """Conditioned embeddings ``Θ = E W_z``, ``[S, B, p]``, of features ``[S, B, D]``."""
-        return (self.map @ x.mT).mT
+        return torch.bmm(self.map, x.mT).mT
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Class logits ``[S, B, C]`` of embeddings ``[S, B, p]``."""
-        return embeddings @ self.head.mT + self.head_bias[:, None]
+        return torch.baddbmm(self.head_bias[..., None], self.head, embeddings.mT).mT
 
     def evolve(self, theta: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
         """Evolve conditioned embeddings ``[S, B, p]`` by this module's settings, with a stable ``η``.
@@ -150,12 +148,12 @@ class ITMModule(L.LightningModule):
         """
         etas = self._stable_etas(theta)
         if self.loss == "mse" and self.evolution == "closed_form":
-            target = self.centers.gather(1, y[..., None].expand(-1, -1, self.centers.shape[2]))
+            target = F.embedding(y + self.first_rows, self.centers.flatten(0, 1))
             eta = self.eta if all(eta == self.eta for eta in etas) else theta.new_tensor(etas)
             return closed_form(theta, target, eta, self.steps, onto)
         # explicit steps have nothing to share between seeds
         evolved = torch.stack([self._evolve_one(s, theta[s], y[s], eta) for s, eta in enumerate(etas)])
-        return evolved if onto is None else evolved @ onto.mT
+        return evolved if onto is None else torch.bmm(onto, evolved.mT).mT
 
     def training_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
         """Train on a chunk of mini-batches, one step of the optimiser each (Algorithm 2, lines 3 to 7)."""
@@ -258,47 +256,4 @@ def _initial_layers(dim: int, num_classes: int, p: int, seed: int) -> tuple[nn.L
 
 def _losses(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of each row, nats, ``[S, B, C]`` and ``[S, B]`` to ``[S, B]``."""
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
-
-
-def fit(module: ITMModule, data: TransferData, *, accelerator: str = "cpu") -> list[Trace]:
-    """Train a module on cached features, scoring the held-out part after each chunk of batches.
-
-    Args:
-        module: The module to train; its ``traces`` are filled.
-        data: Batches of :meth:`itm.core.datamodule.TransferData.from_features`, for the module's seeds.
-        accelerator: Lightning's accelerator: ``"cpu"``, ``"cuda"``, ``"auto"``, ...
-
-    Returns:
-        The trace of each seed.
-
-    Raises:
-        FeatureError: If the training diverges, or would diverge and ``stability`` is ``"error"``.
-    """
-    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    products = data.batch_size * module.map.numel()
-    with ExitStack() as contexts:
-        for context in (quiet_lightning(), no_driver_probe(), full_precision(), _few_threads(products)):
-            contexts.enter_context(context)
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=1,
-            val_check_interval=1,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            **options,
-        )
-        trainer.fit(module, datamodule=data)
-    return module.traces
-
-
-@contextmanager
-def _few_threads(products: int) -> Iterator[None]:
-    """One thread where a step is too small to share: threads then wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if products < _WORTH_SHARING else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return F.cross_entropy(logits.mT, y, reduction="none")

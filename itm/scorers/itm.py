@@ -15,14 +15,12 @@ from itm.core.errors import SettingError
 from itm.core.features import Features
 from itm.core.settings import Count, NonNegative, Positive, Share, settings
 from itm.core.splits import split_indices
+from itm.dva.adaptive import Standardize, adaptive_steps, class_distance
 from itm.dva.equations import (
     CenterScheme,
     Evolution,
     Loss,
     Stability,
-    Standardize,
-    adaptive_steps,
-    class_distance,
     pseudo_centers,
 )
 from itm.dva.scaling import Scaling, fit_scaling
@@ -91,7 +89,7 @@ class ITM(Scorer):
         centers: Scheme of :func:`itm.dva.equations.pseudo_centers` (appendix A.8).
         shift: Whether centers take the scalar mean and standard deviation of the training features, as scaled.
         dim: Width ``p`` of the mapped embeddings, at least the number of classes, which is the default (ours).
-        standardize: Form of dis_φ, see :func:`itm.dva.equations.class_distance`.
+        standardize: Form of dis_φ, see :func:`itm.dva.adaptive.class_distance`.
         scaling: Feature scaling before the map, see :func:`itm.dva.scaling.scale_features` (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
@@ -160,7 +158,8 @@ class ITM(Scorer):
     def _train(self, features: Features, num_classes: int, seeds: Sequence[int]) -> Trained:
         # Lightning takes seconds to import: only the scorer that trains pays for it
         from itm.core.datamodule import TransferData
-        from itm.dva.module import ITMModule, fit
+        from itm.dva.module import ITMModule
+        from itm.dva.training import fit
 
         labels, device = features.y.cpu(), features.x.device
         splits = [split_indices(labels, self.train_fraction, seed, features.groups) for seed in seeds]
@@ -203,9 +202,12 @@ class ITM(Scorer):
         )
         centers = unshifted
         if self.shift:
-            std, shift = torch.std_mean(x.mul_(factor), correction=0)
+            shift = float(x.mul_(factor).mean())
+            std = (
+                float(torch.linalg.vector_norm(x.sub_(shift))) / x.numel() ** 0.5
+            )  # std_mean() takes thirty times as long
             # constant features have no deviation to scale the centers by
-            centers = unshifted * (float(std) or 1.0) + float(shift)
+            centers = unshifted * (std or 1.0) + shift
         return _Prepared(
             distance=distance,
             steps=self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b),
