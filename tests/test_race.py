@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -17,12 +18,13 @@ from itm.extraction.extract import extract
 from itm.extraction.parts import GrowingSample
 from itm.extraction.pool import PoolExtractor
 from itm.ranking import race
-from itm.ranking.race import Race, judge, plan
+from itm.ranking.race import Race, Standing, judge, plan
 
 MODELS = {
     name: {"model": name, "model_args": {"img_size": 32}} if "vit" in name else {"model": name, "image_size": 32}
     for name in ("test_resnet", "test_efficientnet", "test_vit", "test_vit2")
 }
+FIRST = Standing(1, 100)
 
 
 def image_set(counts: list[int]) -> ImageSet:
@@ -59,7 +61,7 @@ def test_a_round_drops_by_the_paired_distance_to_the_leader():
     common = torch.linspace(-50, 50, 20, dtype=torch.float64)  # far wider than any distance, and shared by all
     scores = {"near": common - 0.1 * noise, "best": common + 1, "far": common - 2 + 0.1 * noise, "copy": common + 1}
     rules = Race(share=0.9, keep_at_least=1)
-    found = {one.model: one for one in judge(scores, 2, 200, 1234, rules)}
+    found = {one.model: one for one in judge(scores, Standing(2, 200, passes=1234), rules)}
     assert list(found) == ["best", "copy", "near", "far"]
     distance = scores["best"] - scores["near"]
     expected = NormalDist().cdf(float(distance.mean() / distance.std()))
@@ -71,28 +73,30 @@ def test_a_round_drops_by_the_paired_distance_to_the_leader():
 
 def test_a_round_passes_on_its_share_and_never_fewer_than_asked():
     scores = {f"m{i}": torch.tensor([3.0 * place, -3.0 * place]) - 0.01 * i for i, place in enumerate(range(10))}
-    found = judge(scores, 1, 100, 0, Race(share=0.4))
+    found = judge(scores, FIRST, Race(share=0.4))
     assert [one.model for one in found if not one.reason] == ["m0", "m1", "m2", "m3"]
     assert found[4].reason.startswith("not among the best 4 of 10; behind m0 with probability 0.5")
     clear = {f"m{i}": torch.full((4,), -float(i)) for i in range(10)}
-    assert sum(not one.reason for one in judge(clear, 1, 100, 0, Race(keep_at_least=3))) == 3
-    assert judge({}, 1, 100, 0, Race()) == []
+    assert sum(not one.reason for one in judge(clear, FIRST, Race(keep_at_least=3))) == 3
+    assert judge({}, FIRST, Race()) == []
 
 
-def test_the_spread_over_halves_is_the_standard_error_of_all_images():
+@pytest.mark.parametrize("most", [1000, 50])
+def test_the_spread_over_parts_gives_the_standard_error_of_all_images(most, monkeypatch):
+    monkeypatch.setattr(race, "random_parts", partial(race.random_parts, most=most))
     images = image_set([300, 100])
     sample = GrowingSample(images, (200, 400), seed=3)
-    halves = race._halves(sample, 0, 200)
+    parts, factor = race._parts(sample, 0, 400)
     first = sample.rows[0]
     values = torch.randn(400, generator=torch.Generator().manual_seed(1))
-    for a, b in zip(halves[::2], halves[1::2], strict=True):
-        assert torch.equal((a | b).nonzero().flatten(), first)
-        assert not (a & b).any()
-        assert int(images.labels[a].sum()) == 25, "stratified"
-    means = torch.stack([values[half].mean() for half in halves])
+    for part in parts:
+        assert torch.isin(part.nonzero().flatten(), first).all()
+        assert int(part.sum()) == min(100, most)
+        assert int(images.labels[part].sum()) * 4 == pytest.approx(min(100, most), abs=2), "stratified"
+    means = torch.stack([values[part].mean() for part in parts])
     inside = [values[first][images.labels[first] == label].var() for label in (0, 1)]
     error = (0.75 * inside[0] + 0.25 * inside[1]).sqrt() / 200**0.5  # of a stratified mean
-    assert float(means.std()) == pytest.approx(float(error), rel=0.15)
+    assert factor * float(means.std()) == pytest.approx(float(error), rel=0.15)
 
 
 @pytest.fixture

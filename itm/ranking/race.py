@@ -9,8 +9,9 @@ models by ten images of a class, where ITM does not. The models that see all ima
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
 from typing import Annotated, Any
 
@@ -20,15 +21,14 @@ from pydantic import Field
 from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError
-from itm.core.features import Features
 from itm.core.seeding import derive_seed
 from itm.core.settings import Count, Share, settings
-from itm.core.splits import split_indices
 from itm.data.image_set import ImageSet
 from itm.extraction.extract import Extraction
 from itm.extraction.parts import GrowingSample
 from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, PoolExtractor
 from itm.extraction.stored_features import StoredFeatures
+from itm.ranking.resampling import random_parts, take_rows
 from itm.scorers import RegularizedHScore
 
 IMAGES_PER_CLASS = 10
@@ -47,14 +47,14 @@ class Race:
         share: Largest share of its models that a round passes on.
         keep_at_least: Models that see all images, at the least.
         confidence: Probability of being behind the leader from which a round drops a model whatever the share.
-        resamples: Pairs of halves of the images on which a round compares the models.
+        resamples: Random parts of the images, halves up to 2,000 images, on which a round compares the models.
     """
 
     start: Annotated[int, Field(ge=4)] = 100
     share: Share = 0.4
     keep_at_least: Count = 2
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=5)] = 10
+    resamples: Annotated[int, Field(ge=5)] = 20
 
     @classmethod
     def from_setting(cls, value: Any) -> Race | None:
@@ -91,7 +91,7 @@ class Standing:
         model: Its name.
         score: Mean regularised H-score over the resamples.
         behind: Mean distance to the round's best model on the same resamples; 0 for that model.
-        deviation: Standard error of that distance.
+        error: Standard error of that distance.
         probability: Probability of being behind that model; one half for that model.
         reason: Why the model was dropped; empty where it goes on.
         passes: Image passes of all models up to the end of the round.
@@ -99,13 +99,13 @@ class Standing:
 
     round: int
     images: int
-    model: str
-    score: float
-    behind: float
-    deviation: float
-    probability: float
-    reason: str
-    passes: int
+    model: str = ""
+    score: float = 0.0
+    behind: float = 0.0
+    error: float = 0.0
+    probability: float = 0.5
+    reason: str = ""
+    passes: int = 0
 
     @property
     def when(self) -> str:
@@ -185,11 +185,13 @@ def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -
     for number, size in enumerate(sizes[:-1]):
         if len(left) <= rules.keep_at_least:
             break
+        parts, factor = _parts(sample, number, rules.resamples)
         scores: dict[str, Tensor] = {}
-        for name, candidate, values in _scored(extractor, left, sample, number, rules):
+        for name, candidate, values in _scored(extractor, left, sample, number, parts):
             scores[name], facts[name] = values, candidate
         passes, seen = passes + len(left) * (size - seen), size
-        done = judge({name: scores[name] for name in left if name in scores}, number + 1, size, passes, rules)
+        scores = {name: scores[name] for name in left if name in scores}  # workers come by them in any order
+        done = judge(scores, Standing(number + 1, size, passes=passes), rules, factor)
         standings += done
         left = [one.model for one in done if not one.reason]
         _log_round(done, passes, len(extraction.zoo) * sizes[-1])
@@ -227,77 +229,76 @@ def plan(images: ImageSet, rules: Race) -> tuple[tuple[int, ...], list[str]]:
     return (*sizes, total), notes
 
 
-def judge(scores: Mapping[str, Tensor], number: int, size: int, passes: int, rules: Race) -> list[Standing]:
+def judge(scores: Mapping[str, Tensor], after: Standing, rules: Race, factor: float = 1.0) -> list[Standing]:
     """Decide which models of a round go on.
 
     A model is behind with the probability that the normal distribution gives to its mean distance to the leader, in
-    standard errors. A half without replacement varies as much as all images of the round do, so the deviation over the
-    halves is that standard error.
+    standard errors.
 
     Args:
-        scores: Scores by model on the same halves of the round's images, ``[2 * resamples]``.
-        number: Number of the round, from 1.
-        size: Its images.
-        passes: Image passes so far.
+        scores: Scores by model on the same parts of the round's images, ``[R]``.
+        after: Number, images and passes of the round.
         rules: Settings of the race.
+        factor: Standard error of all images of the round, in standard deviations over the parts.
 
     Returns:
         The models, best first.
     """
     order = sorted(scores, key=lambda name: -float(scores[name].mean()))
-    if not order:
-        return []
-    leader = order[0]
     most = max(rules.keep_at_least, int(rules.share * len(order)))
     standings = []
     for place, name in enumerate(order):
+        leader = order[0]
         distance = scores[leader] - scores[name]
-        behind, deviation = float(distance.mean()), float(distance.std())
-        probability = NormalDist().cdf(behind / deviation) if deviation > 0 else (1.0 if behind > 0 else 0.5)
+        behind, error = float(distance.mean()), factor * float(distance.std())
+        probability = NormalDist().cdf(behind / error) if error > 0 else (1.0 if behind > 0 else 0.5)
         reason = ""
         if place >= rules.keep_at_least and probability >= rules.confidence:
             reason = f"behind {leader} with probability {probability:.3f}"
         elif place >= most:
             reason = f"not among the best {most} of {len(order)}; behind {leader} with probability {probability:.2f}"
-        mean = float(scores[name].mean())
-        standings.append(Standing(number, size, name, mean, behind, deviation, probability, reason, passes))
+        one = replace(after, model=name, score=float(scores[name].mean()), behind=behind, error=error)
+        standings.append(replace(one, probability=probability, reason=reason))
     return standings
 
 
 def _scored(
-    extractor: PoolExtractor, models: Sequence[str], sample: GrowingSample, number: int, rules: Race
+    extractor: PoolExtractor, models: Sequence[str], sample: GrowingSample, number: int, parts: Sequence[Tensor]
 ) -> Iterator[tuple[str, Candidate, Tensor]]:
-    """Extract one round's features and score each model on the halves; a model that cannot be scored has failed."""
-    halves = _halves(sample, number, rules.resamples)
+    """Extract one round's features and score each model on the parts; a model that cannot be scored has failed."""
     for name, candidate, extraction in extractor.run(models, extractor.of_sample(sample, number)):
         try:
-            yield name, candidate, torch.tensor(_scores(name, extraction, halves))
+            yield name, candidate, torch.tensor(_scores(name, extraction, parts))
         except FeatureError as error:
             _log.error("%s", error)
             extractor.failed[name] = str(error).removeprefix(f"{name}: ")
 
 
-def _halves(sample: GrowingSample, number: int, resamples: int) -> list[Tensor]:
-    """Return halves of a round's images, stratified and in complementary pairs, as masks over all images."""
+def _parts(sample: GrowingSample, number: int, resamples: int) -> tuple[list[Tensor], float]:
+    """Return random parts of a round's images, and the factor from the spread over them to a standard error.
+
+    Returns:
+        Images of each part as masks over all images, and the factor that :func:`itm.ranking.resampling.deviations`
+        explains; 1 for halves.
+    """
     images = torch.cat(sample.rows[: number + 1]).sort().values
     labels, groups = sample.images.labels[images], sample.images.groups
+    own = None if groups is None else groups[images]
     masks = []
-    for resample in range(resamples):
-        seed = derive_seed(sample.seed, number, resample)
-        own = None if groups is None else groups[images]
-        for half in split_indices(labels, 0.5, seed, own):
-            mask = torch.zeros(len(sample.images), dtype=torch.bool)
-            mask[images[half]] = True
-            masks.append(mask)
-    return masks
+    for part in random_parts(labels, resamples, seed=derive_seed(sample.seed, number), groups=own):
+        mask = torch.zeros(len(sample.images), dtype=torch.bool)
+        mask[images[part]] = True
+        masks.append(mask)
+    size = int(masks[0].sum())
+    return masks, math.sqrt(size / max(len(images) - size, 1))
 
 
-def _scores(name: str, extraction: Extraction, halves: Sequence[Tensor]) -> list[float]:
-    features, scorer = extraction.features, RegularizedHScore()
+def _scores(name: str, extraction: Extraction, parts: Sequence[Tensor]) -> list[float]:
+    scorer = RegularizedHScore()
     values = []
-    for half in halves:
-        rows = half[extraction.rows]
-        values.append(scorer.evaluate_model(name, Features(features.x[rows], features.y[rows]))[0].value)
+    for part in parts:  # by image, as a model may lack rows of images that it could not read
+        rows = torch.nonzero(part[extraction.rows]).flatten()
+        values.append(scorer.evaluate_model(name, take_rows(extraction.features, rows))[0].value)
     return values
 
 
