@@ -5,7 +5,7 @@ python estimate.py data=/my/images zoo=demo         your own images
 python estimate.py models=[resnet50,convnext_tiny*] data=/my/images budget.parameters=30e6
 python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
-python estimate.py zoo=modern24 race=true -m worker=1,2 hydra/launcher=ray
+python estimate.py -m worker=1,2 hydra/launcher=ray race=true data=/my/images
                                                     a race of many models, two workers that share the extraction
 """
 

@@ -239,7 +239,7 @@ class PoolExtractor:
             if held and len(held) == len(pending):
                 time.sleep(PATIENCE)
             elif held:
-                _log.info("%d models are left, which other workers hold.", len(held))
+                _log.info("Other workers hold %d of the models.", len(held))
             pending = held
 
     def all_images(self, backbone: Backbone) -> Extraction:
