@@ -14,9 +14,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.svm import LinearSVC
 from synthetic import clusters, noise, one
+from torch import Tensor
 
 from itm.core.features import Features
 from itm.scorers import LEAD, lead
+from itm.scorers.common import svm
 from itm.scorers.common.svm import one_vs_rest_svm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +42,42 @@ def test_machines_reach_the_minimum_with_more_dimensions_than_rows(d: int) -> No
     loss = weights.square().sum() / 2 + (1 - signs * (x @ weights)).clamp_min(0).square().sum()
     (gradient,) = torch.autograd.grad(loss, weights)
     assert float(gradient.norm()) < 1e-7 * float((x.T @ signs).norm())
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), [(40, 300, 3), (150, 60, 12)])
+def test_machines_are_those_of_a_converged_liblinear(n: int, d: int, classes: int) -> None:
+    """More dimensions than rows, and many classes with more rows than dimensions."""
+    data = clusters(n, d, classes, spread=0.2)
+    x = torch.cat([data.x, torch.ones(n, 1)], dim=1)
+    ours = one_vs_rest_svm(x, data.y, classes).numpy()
+    theirs = LinearSVC(C=1.0, fit_intercept=False, tol=1e-10, max_iter=10**6).fit(x.numpy(), data.y.numpy())
+    np.testing.assert_allclose(ours.T, theirs.coef_, atol=1e-6 * np.abs(theirs.coef_).max())
+
+
+def test_conjugate_gradients_only_save_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 overflows they are left out, and the minimum is the same."""
+    data = clusters(90, 20, 4, spread=0.3)
+    expected = one_vs_rest_svm(data.x, data.y, 4)
+    for weights in (torch.full((4, 20), torch.inf), torch.randn(4, 20, generator=torch.Generator().manual_seed(0))):
+        monkeypatch.setattr(svm, "_conjugate_gradients", lambda *_, weights=weights: weights)
+        torch.testing.assert_close(one_vs_rest_svm(data.x, data.y, 4), expected, rtol=1e-9, atol=1e-12)
+
+
+def liblinear(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    machines = LinearSVC(C=1.0, fit_intercept=False, tol=1e-8, max_iter=10**6).fit(x.numpy(), y.numpy())
+    assert len(machines.coef_) == num_classes
+    return torch.from_numpy(machines.coef_.T)
+
+
+def test_the_order_of_models_is_that_of_converged_machines_and_the_same_for_all_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spreads = (0.05, 0.15, 0.25, 0.35)
+    pool = {str(spread): clusters(60, 200, 3, spread) for spread in spreads}  # more dimensions than rows
+    scores = [LEAD(seed=seed).score(pool) for seed in range(6)]
+    assert {tuple(sorted(found, key=found.__getitem__)) for found in scores} == {tuple(pool)}
+    monkeypatch.setattr(lead, "one_vs_rest_svm", liblinear)
+    assert LEAD(seed=2).score(pool) == pytest.approx(scores[2], abs=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])

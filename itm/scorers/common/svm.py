@@ -1,4 +1,4 @@
-"""One-vs-rest linear support vector machines by Newton's method, to the exact minimum."""
+"""One-vs-rest linear support vector machines at their exact minimum: conjugate gradients, then Newton's method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import warnings
 import torch
 from torch import Tensor
 
-_STEPS = 1000  # about 60 where there are a dozen times as many rows as dimensions
+_STEPS = 1000  # of Newton's method; about 20 from the common start, 2 after the conjugate gradients
+_ROUNDS, _ROUNDS_BETWEEN_CHECKS = 300, 20
+_TINY = torch.finfo(torch.float32).tiny
+_SHARE_INSIDE = 0.3  # of the rows, in the preconditioner: from 0.1 to 0.5 the speed is the same
 
 
 def one_vs_rest_svm(x: Tensor, y: Tensor, num_classes: int, cost: float = 1.0) -> Tensor:
@@ -15,7 +18,9 @@ def one_vs_rest_svm(x: Tensor, y: Tensor, num_classes: int, cost: float = 1.0) -
 
     This is the objective of scikit-learn's ``LinearSVC``, whose solvers take minutes, or stop before the minimum, where
     there are many classes or more dimensions than rows. The objective is a quadratic for each set of rows inside the
-    margin; Newton's method visits such sets until one confirms itself (Chapelle, Neural Computation 2007).
+    margin; Newton's method visits such sets until one confirms itself (Chapelle, Neural Computation 2007), so the
+    result is exact. Where there are more rows than dimensions a step costs ``N D^2`` for each class, and conjugate
+    gradients, ``N D`` for each class, first come near these sets.
 
     Args:
         x: Rows, float64, ``[N, D]``; append a column of ones for a bias.
@@ -29,8 +34,54 @@ def one_vs_rest_svm(x: Tensor, y: Tensor, num_classes: int, cost: float = 1.0) -
     signs = 2.0 * torch.nn.functional.one_hot(y, num_classes).to(x.dtype) - 1.0
     # With every row inside the margin all classes share one factorisation.
     start = _ridge(x, signs, cost)
+    if len(x) > x.shape[1]:
+        near = _conjugate_gradients(x, signs.T.float(), start.T.float(), cost).T.to(x.dtype)
+        start = near if near.isfinite().all() else start  # values beyond float32
     machines = [_descend(x, t, w, cost) for t, w in zip(signs.T, start.T, strict=True)]
     return torch.stack(machines, dim=1)
+
+
+def _conjugate_gradients(x: Tensor, signs: Tensor, weights: Tensor, cost: float) -> Tensor:
+    """Descend from ``weights [C, D]``, all classes together, until few rows change sides.
+
+    The preconditioner is the Hessian of an even share of the rows. Float32 is enough, as Newton's method follows.
+    Classes first is the order in which products with few classes are fast.
+    """
+    hessian = _gram(x) * (2 * cost * _SHARE_INSIDE)
+    hessian.diagonal().add_(1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).float()
+    x = x.float()
+    slack = 1 - signs * (weights @ x.T)
+    inside = slack > 0
+    direction, previous, energy = torch.zeros_like(weights), torch.zeros_like(weights), torch.ones(len(weights), 1)
+    for round_ in range(1, _ROUNDS + 1):
+        gradient = weights - 2 * cost * ((signs * slack.clamp_min(0)) @ x)
+        downhill = gradient @ inverse
+        # Polak and Ribiere's rule, which restarts by itself where it would turn negative
+        keep = ((downhill * (gradient - previous)).sum(1, keepdim=True) / energy).clamp_min(0)
+        direction = keep * direction - downhill
+        previous, energy = gradient, (downhill * gradient).sum(1, keepdim=True).clamp_min(_TINY)
+        change = -signs * (direction @ x.T)
+        step = _best_step(weights, direction, slack, change, cost)
+        weights, slack = weights + step * direction, slack + step * change
+        if round_ % _ROUNDS_BETWEEN_CHECKS == 0:
+            changed = (slack > 0) != inside
+            if changed.sum() <= len(weights):
+                break
+            inside = slack > 0
+    return weights
+
+
+def _best_step(weights: Tensor, direction: Tensor, slack: Tensor, change: Tensor, cost: float) -> Tensor:
+    """Step of each class, ``[C, 1]``, to the minimum along its direction, by Newton's method on the slope."""
+    step = torch.ones(len(weights), 1)
+    along = (weights * direction).sum(1, keepdim=True)
+    length = direction.square().sum(1, keepdim=True).clamp_min(_TINY)
+    for _ in range(5):
+        pushing = change * (slack + step * change > 0)
+        curvature = length + 2 * cost * (pushing * change).sum(1, keepdim=True)
+        step = (-(along + 2 * cost * (pushing * slack).sum(1, keepdim=True)) / curvature).clamp_min(0)
+    return step
 
 
 def _descend(x: Tensor, signs: Tensor, weights: Tensor, cost: float) -> Tensor:
@@ -60,11 +111,15 @@ def _objective(weights: Tensor, slack: Tensor, cost: float) -> float:
 
 def _ridge(x: Tensor, targets: Tensor, cost: float) -> Tensor:
     """Minimise ``|w|^2 / 2 + cost * |targets - x w|^2`` on the smaller side of ``x [n, D]``; ``[D, k]``."""
-    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
-    few = len(rows) <= rows.shape[1]
-    gram = torch.from_numpy(rows @ rows.T if few else rows.T @ rows)
+    few = len(x) <= x.shape[1]
+    gram = _gram(x.T if few else x)
     gram.diagonal().add_(1 / (2 * cost))
     factor = torch.linalg.cholesky(gram)
     if few:
         return x.T @ torch.cholesky_solve(targets, factor)
     return torch.cholesky_solve(x.T @ targets, factor)
+
+
+def _gram(x: Tensor) -> Tensor:
+    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
+    return torch.from_numpy(rows.T @ rows)
