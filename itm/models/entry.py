@@ -85,7 +85,7 @@ def _check_preprocessing(setting: str, key: object, value: Any) -> None:
     count = 1 if key == "crop_pct" else 3
     if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != count:
         raise SettingError(f"{setting}.{key}={value}: expected {expected}.")
-    low = -10.0 if key == "mean" else 0.01  # crop_pct and std divide
+    low = -10.0 if key == "mean" else 1e-3  # crop_pct and std divide; 1/255 keeps pixels of 0 to 255
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= 10:
             raise SettingError(f"{setting}.{key}={value}: expected {expected} from {low:g} to 10.")

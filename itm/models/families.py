@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import Tensor, nn
 
 from itm.core.errors import SettingError
-from itm.models import vlm
+from itm.models import onnx_network, vlm
 from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
@@ -112,9 +112,11 @@ def _hub_config(model: str) -> tuple[Any, str]:
 
 
 def find_model(model: str, setting: str) -> Family:
-    """Look a model up, ``torchvision:<name>`` and ``open_clip:<name>`` in those libraries and any other in timm."""
+    """Look a model up; ``torchvision:``, ``open_clip:`` and ``onnx:`` come before its name, timm's have nothing."""
     if model.startswith(PREFIX):
         return TorchvisionModel(model, setting)
     if model.startswith(vlm.PREFIX):
         return vlm.OpenClipModel(model, setting)
+    if model.startswith(onnx_network.PREFIX):
+        return onnx_network.OnnxModel(model, setting)
     return TimmModel(model, setting)
