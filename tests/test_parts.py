@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
+from itm.ranking.ranking import rank
 
 
 class MeanColour(nn.Module):
@@ -29,7 +31,7 @@ class MeanColour(nn.Module):
 
     def __init__(self, head: bool = True) -> None:
         super().__init__()
-        self.seen, self.head = 0, head
+        self.seen, self.head, self.scale = 0, head, 1.0
 
     @staticmethod
     def transform(image: Image.Image) -> Tensor:
@@ -37,7 +39,7 @@ class MeanColour(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         self.seen += len(images)
-        x = images.float().mean(dim=(2, 3))
+        x = (images.float().mean(dim=(2, 3)) / 255) ** self.scale * 255
         return x, x[:, :2] * 2 if self.head else None
 
 
@@ -133,6 +135,28 @@ def test_features_beyond_the_memory_allowed_are_read_from_the_store(images, stor
     assert torch.equal(pool["kept"].x, one.features.x)
     with pytest.raises(StoreError, match="removed or damaged during the run"):
         pool["read"]
+
+
+@pytest.mark.parametrize("scorer", ["logme", "etran"])
+def test_a_ranking_never_holds_the_features_of_all_models(images, store, scorer):
+    class Counted(StoredFeatures):
+        alive, most = WeakSet(), 0
+
+        def __getitem__(self, model):
+            features = super().__getitem__(model)
+            self.alive.add(features)
+            Counted.most = max(self.most, len(self.alive))
+            return features
+
+    kept, read = {}, Counted(images, store, memory=0)
+    for scale, name in enumerate("abcdefgh", start=1):
+        backbone = MeanColour()
+        backbone.weights_digest, backbone.scale = name, float(scale)
+        found = runner(backbone, store)(images)
+        kept[name] = found.features
+        read.add(name, found)
+    assert rank(read, scorer).scores == rank(kept, scorer).scores
+    assert Counted.most <= 3, "the next one is read before the last one of each loop is let go"
 
 
 def test_a_claim_excludes_others_until_it_ends(store):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -50,6 +50,29 @@ class Samples:
     num_classes: int
     logits: Tensor | None = None
     groups: Tensor | None = None
+
+
+class Subpool(Mapping[str, Features]):
+    """Some models of a pool that reads its features at each access; none of them is kept here.
+
+    Args:
+        pool: Features by model.
+        models: Names of the models.
+    """
+
+    def __init__(self, pool: Mapping[str, Features], models: Sequence[str]) -> None:
+        self.pool, self.models = pool, dict.fromkeys(models)
+
+    def __getitem__(self, model: str) -> Features:
+        if model not in self.models:
+            raise KeyError(model)
+        return self.pool[model]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
 
 
 _CHECKED: WeakKeyDictionary[Features, Samples] = WeakKeyDictionary()
@@ -143,7 +166,7 @@ class Scorer(ABC):
                     runs[name] = self.evaluate_model(name, features, seeds)
             except ItmError as error:
                 failed[name] = reason(name, error)
-        sound = {name: features for name, features in pool.items() if name not in failed}
+        sound = Subpool(pool, [name for name in pool if name not in failed])
         if self.relative and sound:
             variants = [replace(self, **{"seed": seed}) for seed in seeds] or [self]
             evaluated = [variant.evaluate(sound) for variant in variants]
