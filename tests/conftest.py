@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an optional engine that is not installed."""
-    for extra, module in (("peft", "peft"), ("miniature", "resvg_py"), ("vlm", "open_clip")):
+    for extra, module in (("peft", "peft"), ("miniature", "resvg_py"), ("vlm", "open_clip"), ("hf", "datasets")):
         if item.get_closest_marker(extra):
             pytest.importorskip(module, reason=f"needs the extra `{extra}`")
 

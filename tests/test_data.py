@@ -199,7 +199,7 @@ def test_limit_too_small(image_folder: Path, limit: Any) -> None:
         ("dgits", "train", SettingError, "data=dgits: .*Did you mean 'digits'.*folder of that name does not exist"),
         ("", "train", SettingError, "data=: not known"),
         ("./digitz", "train", DataError, r"data=\./digitz: no such folder"),
-        (__file__, "train", DataError, "is a file; expected a folder.*Label files .* are not read"),
+        (__file__, "train", DataError, "is a file; expected a folder.*or a table .*csv, .*parquet"),
         (r"C:\Users\me", "train", DataError, "no such folder. Write / between folders"),
         ("~nobody-of-this-name/x", "train", DataError, "no such folder"),
         ("x" * 5000, "train", SettingError, "not known"),

@@ -189,7 +189,7 @@ def test_label_files_are_mentioned(tree: Tree, name: str, labels: str) -> None:
     if (root / "images").exists() and labels.startswith("train"):
         (root / labels).rename(root / "images/metadata.jsonl")
         (root / "train").rmdir()
-    with pytest.raises(DataError, match=r"(labels\.csv|metadata\.jsonl) \(CSV, JSON, Parquet\) are not read: move"):
+    with pytest.raises(DataError, match=r"give data=\S+/labels\.csv\.|not read from metadata\.jsonl: save them as CSV"):
         read_folder(root, "train", 0)
 
 

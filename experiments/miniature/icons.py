@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from experiments.miniature.backdrops import SIZE, compose, generator_of
 from experiments.miniature.packages import Package
 from itm.core.errors import DataError
+from itm.data.files import formats
 
 ICON_FOLDER = Path("/usr/share/icons")
 """Folder of the installed themes."""
@@ -116,9 +117,9 @@ def rasterise(file: Path) -> Image.Image:
             import resvg_py  # of the extra `miniature`, which the targets do not need
 
             drawn = resvg_py.svg_to_bytes(svg_path=str(file), width=SIZE, skip_system_fonts=True)
-            image = Image.open(io.BytesIO(bytes(drawn)))
+            image = Image.open(io.BytesIO(bytes(drawn)), formats=("PNG",))
         else:
-            image = Image.open(file)
+            image = Image.open(file, formats=formats())
         # Pillow weights colours by opacity when it scales, so invisible pixels do not bleed in.
         fitted = ImageOps.contain(image.convert("RGBA"), (SIZE, SIZE), Image.Resampling.BICUBIC)
     except (OSError, ValueError) as error:
@@ -154,7 +155,7 @@ def _is_small(file: Path) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=formats()) as image:
                 return image.width * image.height <= _MOST_PIXELS
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             return False

@@ -17,6 +17,7 @@ from itm.cli.pipeline import run_estimate
 from itm.core.devices import Accelerator, PrecisionChoice
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
+from itm.data.image_set import load_images
 from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.race import Race
@@ -31,7 +32,6 @@ from itm.scorers.common.names import by_name
 class _Arguments:
     """Types and bounds of the arguments of :func:`estimate`."""
 
-    data: str | Path
     models: str | list[str] | tuple[str, ...] | dict[str, Any]
     scorer: str | Scorer | list[str | Scorer] | tuple[str | Scorer, ...]
     pretrained: bool
@@ -42,6 +42,8 @@ class _Arguments:
     race: bool | dict[str, Any] | Race
     groundtruth: str | Path | None
     on_error: OnError
+    columns: dict[str, str | None] | None
+    config: str | None
     store: str | Path | None
     device: Accelerator
     precision: PrecisionChoice
@@ -131,7 +133,7 @@ class Estimate:
 
 
 def estimate(
-    data: str | Path,
+    data: Any,
     models: Models = "demo",
     scorer: str | Scorer | Sequence[str | Scorer] = "itm",
     *,
@@ -143,6 +145,8 @@ def estimate(
     race: bool | Mapping[str, Any] | Race = False,
     groundtruth: str | Path | None = "shipped",
     on_error: OnError = "stop",
+    columns: Mapping[str, str | None] | None = None,
+    config: str | None = None,
     store: str | Path | None = None,
     device: Accelerator = "cpu",
     precision: PrecisionChoice = "32",
@@ -150,10 +154,11 @@ def estimate(
     workers: int | None = None,
     jobs: int | None = None,
 ) -> Estimate:
-    """Rank pre-trained models for fine-tuning on a folder of images.
+    """Rank pre-trained models for fine-tuning on labelled images.
 
     Args:
-        data: Folder with one folder of images per class, or the name of a dataset of :data:`itm.data.CATALOG`.
+        data: A folder, a dataset's name, a table, a DataFrame, or a sequence of pairs of image and label; see
+            :func:`itm.load_images`, whose result is also taken as it is.
         models: Names of models, also with ``*`` and ``?`` over timm's pretrained ids; settings of
             :func:`itm.load_backbone` by name; or the name of a zoo of ``configs/zoo``.
         scorer: Name of a scorer, a scorer, or several; the first one decides the order.
@@ -167,6 +172,8 @@ def estimate(
             as in ``{"start": 200}``.
         groundtruth: ``"shipped"``, ``"paper"``, a CSV file or None: accuracies to compare the ranking with.
         on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
+        columns: Names of the columns ``image``, ``label`` and ``split``; by default they are found.
+        config: Configuration of a Hugging Face dataset.
         store: Folder of the stored features; ``$ITM_HOME/features`` or ``~/.cache/itm/features`` where not given.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"``, ``"16"`` or ``"bf16"``, of the extraction; ``"auto"`` takes ``"bf16"`` where the device has
@@ -183,16 +190,24 @@ def estimate(
         ItmError: If the images, the models or the store fail.
     """
     _Arguments(
-        data=data, models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
+        models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
         limit=limit, budget=_plain(budget), race=_plain(race), groundtruth=groundtruth, on_error=on_error,
+        columns=_plain(columns), config=config,
         store=store, device=device, precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     zoo = resolve_models(models, pretrained)
-    images = {"name": str(data), "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None}
-    zoo, removed = within_budget(zoo, budget, images, seed)
+    images = None
+    if not isinstance(data, str | Path):
+        images = load_images(data, seed=seed, limit=limit, columns=columns, config=config, on_error=on_error)
+    described = {
+        "name": str(data) if images is None else images.name,
+        "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None,
+        "columns": _plain(columns), "config": config,
+    }  # fmt: skip
+    zoo, removed = within_budget(zoo, budget, described, seed, images)
     run = {
-        "data": images,
+        "data": described,
         "zoo": zoo,
         "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
         "source": {"name": None, "limit": None},
@@ -204,7 +219,7 @@ def estimate(
         "store": str(store or default_store()),
         "scorer": list(scorers),
     }
-    found = run_estimate(run, scorers)
+    found = run_estimate(run, scorers, images)
     return Estimate(tuple(found.rankings), removed, found)
 
 

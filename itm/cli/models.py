@@ -9,7 +9,7 @@ import yaml
 
 from itm.cli.folders import configs_folder
 from itm.core.errors import SettingError
-from itm.data.image_set import load_images
+from itm.data.image_set import ImageSet, load_from_settings
 from itm.models.budget import Budget, select
 from itm.models.candidates import matching
 from itm.models.families import find_model
@@ -62,7 +62,11 @@ def with_image_size(zoo: Mapping[str, Mapping[str, Any] | None], image_size: int
 
 
 def within_budget(
-    zoo: dict[str, dict[str, Any]], budget: Mapping[str, Any] | Budget | None, data: Mapping[str, Any], seed: int
+    zoo: dict[str, dict[str, Any]],
+    budget: Mapping[str, Any] | Budget | None,
+    data: Mapping[str, Any],
+    seed: int,
+    images: ImageSet | None = None,
 ) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
     """Return the models within the budget, in their order, and the reason of each that is not.
 
@@ -71,6 +75,7 @@ def within_budget(
         budget: The limits; None holds none.
         data: Settings ``data`` of the run; ``budget.minutes`` depends on the number of images.
         seed: Seed of the split.
+        images: The images in place of those that ``data`` names.
 
     Raises:
         SettingError: If a limit is wrong, or no model is within the budget.
@@ -80,7 +85,7 @@ def within_budget(
     limits = budget if isinstance(budget, Budget) else Budget(**budget)
     count = 0
     if limits.minutes is not None:
-        count = len(load_images(str(data["name"]), seed=seed, limit=data["limit"]))
+        count = len(load_from_settings(data, seed, limit=data["limit"]) if images is None else images)
     selection = select(zoo, limits, count)
     return {name: entry for name, entry in zoo.items() if name in selection.kept}, selection.removed
 

@@ -9,6 +9,7 @@ from typing import Any
 from itm.cli.folders import groundtruth_folder
 from itm.core.errors import SettingError, unknown
 from itm.core.parallel import processes
+from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.truth import Truth, find_truth
 from itm.extraction.pool import ExtractionSettings, extract_pool
@@ -23,12 +24,13 @@ _METRICS = ("tau_w", "regret", "mean_score", "seconds")
 _NEED_TRUTH = ("tau_w", "regret")
 
 
-def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Report:
+def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: ImageSet | None = None) -> Report:
     """Extract features, score them, and compare the rankings with the ground truth where it is known.
 
     Args:
         run: Settings as in ``configs/estimate.yaml``, resolved and checked.
         scorers: Scorers by the name of their ranking.
+        images: The images in place of those that the settings name.
 
     Raises:
         SettingError: If ``groundtruth``, ``optimise`` or an entry of ``zoo`` is wrong; raised before any image is read.
@@ -39,7 +41,7 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> Repor
     check_optimised(run.get("optimise"), scorers, truth)
     if run.get("on_failure", "stop") == "stop":
         check_zoo(run["zoo"])
-    extraction = ExtractionSettings.from_run(run)
+    extraction = ExtractionSettings.from_run(run, images)
     rules = Race.from_setting(run.get("race"))
     pool, raced = (extract_pool(extraction), None) if rules is None else race(extraction, rules)
     left = {name: entry for name, entry in extraction.zoo.items() if name in pool.features}

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 from itm.core.devices import Accelerator, PrecisionChoice, check_device
 from itm.core.errors import SettingError
 from itm.core.settings import Count, settings
+from itm.data.tables import ColumnSettings
 from itm.extraction.extract import OnError
 from itm.groundtruth.protocol import Keep
 from itm.ranking.race import Race
@@ -35,6 +36,8 @@ class DataSettings:
     on_error: OnError = "stop"
     root: Text | None = None
     rows: Count | None = None
+    columns: dict[str, Any] | None = None
+    config: Text | None = None
 
 
 @settings("source")
@@ -97,7 +100,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
         SettingError: For the first wrong setting.
     """
     _check(EstimateSettings, "", run)
-    _check(DataSettings, "data", run.get("data"))
+    _check_data(run.get("data"))
     _check(SourceSettings, "source", run.get("source"))
     _check_trainer(run.get("trainer"), extraction=True)
     _check_mapping("budget", run.get("budget"))
@@ -116,11 +119,16 @@ def check_groundtruth(run: Mapping[str, Any]) -> None:
         SettingError: For the first wrong setting.
     """
     _check(GroundtruthSettings, "", run)
-    _check(DataSettings, "data", run.get("data"))
+    _check_data(run.get("data"))
     _check(TrainerSettings, "trainer", run.get("trainer"))
     for group in ("grid", "protocol"):
         _check_mapping(group, run.get(group))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
+
+
+def _check_data(node: object) -> None:
+    _check(DataSettings, "data", node)
+    ColumnSettings(**(_check_mapping("data", node).get("columns") or {}))
 
 
 def _check(kind: type, group: str, node: object) -> None:

@@ -1,4 +1,4 @@
-"""Image files as a person sees them: RGB, upright, white behind what is transparent."""
+"""Images as a person sees them: RGB, upright, white behind what is transparent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from itm.core.errors import DataError
-from itm.data.files import check_regular, display
+from itm.data.files import check_regular
+from itm.data.items import Item, Picture, fetch, label
 from itm.data.stored import ORIENTATION_TAG, Stored, read
+from itm.data.tiff import pick_bands
 from itm.data.value_range import PLAIN, PixelSettings, choose_range, to_bytes
 
 MOST_STRETCHED = 50
@@ -28,8 +30,8 @@ _STRIP = 256  # rows that are converted at a time, so that a large image is in m
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(path: Path, pixels: PixelSettings = PLAIN) -> Image.Image:
-    """Decode one image file.
+def decode(item: Item | str, pixels: PixelSettings = PLAIN) -> Image.Image:
+    """Decode one image file, or an image that a table or a dataset holds.
 
     Orientation from EXIF is applied; palette, alpha, grey, 1-bit, CMYK, 16-bit and floating-point images become 8-bit
     RGB; colour profiles are ignored; of several frames the first is taken. Values wider than 8 bits are scaled from
@@ -42,7 +44,7 @@ def decode(path: Path, pixels: PixelSettings = PLAIN) -> Image.Image:
     wide is cut to its middle.
 
     Args:
-        path: The file.
+        item: The file, or the image of a table or dataset.
         pixels: The range of values, and the bands of multi-band images.
 
     Returns:
@@ -51,13 +53,30 @@ def decode(path: Path, pixels: PixelSettings = PLAIN) -> Image.Image:
     Raises:
         DataError: If the file is missing, truncated, too large or not an image; the message names it.
     """
-    path = Path(path)
+    item = Path(item) if isinstance(item, str) else item
     try:
-        check_regular(path)
-        found = read(path, pixels.bands)
+        found = read_values(fetch(item), pixels)
         return as_rgb(found) if isinstance(found, Image.Image) else _from_values(found, pixels)
     except Exception as error:  # damaged files make decoders raise nearly anything, from OSError to struct.error
-        raise DataError(f"{display(path)}: not readable as an image ({_reason(error)}).") from error
+        raise DataError(f"{label(item)}: not readable as an image ({_reason(error)}).") from error
+
+
+def read_values(picture: Picture, pixels: PixelSettings) -> Image.Image | Stored:
+    """Read an image: a Pillow image, which may be changed, or values that are wider than 8 bits or were picked.
+
+    Raises:
+        DataError: If a file is not a regular one, or the image is too large or lacks a band.
+        Exception: Any that a decoder raises for a damaged file.
+    """
+    if isinstance(picture, Path):
+        check_regular(picture)
+    if isinstance(picture, Path | bytes):
+        return read(picture, pixels.bands)
+    if isinstance(picture, Stored):
+        return picture._replace(values=pick_bands(picture.values, pixels.bands)) if pixels.bands else picture
+    if pixels.bands:
+        return Stored(pick_bands(np.asarray(picture), pixels.bands))
+    return picture.copy()
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

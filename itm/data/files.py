@@ -7,7 +7,9 @@ import stat
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, features
 
@@ -63,6 +65,11 @@ def display(path: Path) -> str:
 def printable(text: str) -> str:
     """Return a text of a path in which bytes that are not UTF-8 appear as hexadecimal numbers."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def opened(source: Path | bytes) -> BinaryIO:
+    """Open a file, or the content of one that is held in memory."""
+    return BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 def check_regular(path: Path) -> None:

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from itm.core.errors import DataError
 from itm.core.splits import split_indices
 from itm.data.files import SUFFIXES, display, quoted
+from itm.data.items import Item
 from itm.data.layout import Splits, find_splits
 from itm.data.walk import find_images, subfolders
 
 if TYPE_CHECKING:
     from itm.data.masks import Masks
 
-_LABEL_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+_TABLES = (".csv", ".tsv", ".parquet", ".pq")
+_LABEL_FILES = (*_TABLES, ".json", ".jsonl", ".xlsx")
 _log = logging.getLogger(__name__)
 
 
@@ -30,14 +32,14 @@ class Listing(NamedTuple):
     """Items, labels and classes of a split, before anything is decoded.
 
     Args:
-        items: Image files, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
+        items: Images one by one, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
         labels: Class of each item, an index into ``classes``.
         classes: Names of the classes.
         left_out: Number of files that are not images, by their ending.
         masks: The mask of each item, for segmentation.
     """
 
-    items: Sequence[Path] | NDArray[np.uint8]
+    items: Sequence[Item] | NDArray[np.uint8]
     labels: Sequence[int]
     classes: Sequence[str]
     left_out: Mapping[str, int] = Counter()
@@ -209,13 +211,14 @@ def _one_class(root: Path, name: str) -> DataError:
 
 def _label_files(folder: Path) -> str:
     """Advice on a file of labels beside the images, or an empty text."""
-    found = sorted(display(Path(path.name)) for path in folder.iterdir() if path.suffix.lower() in _LABEL_FILES)
-    if not found:
-        return ""
-    return (
-        f" Files of labels such as {found[0]} (CSV, JSON, Parquet) are not read: move or link each image into a "
-        "folder named as its label."
-    )
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _LABEL_FILES)
+    table = next((path for path in found if path.suffix.lower() in _TABLES), None)
+    if table is not None:
+        return f" To read the labels from {display(Path(table.name))}, give data={display(table)}."
+    if found:
+        name = display(Path(found[0].name))
+        return f" Labels are not read from {name}: save them as CSV with columns image and label, and give data=<file>."
+    return ""
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

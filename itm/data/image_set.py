@@ -1,4 +1,4 @@
-"""Labelled images by name or folder."""
+"""Labelled images of one split of a dataset."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import hashlib
 import json
 import logging
 import os
-import unicodedata
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +24,14 @@ from itm.core.splits import stratified_sample
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.dataset_range import choose_pixels
 from itm.data.decode import as_rgb, decode
-from itm.data.files import UNREADABLE, content, display, printable
-from itm.data.folders import Listing, describe_left_out, read_folder
-from itm.data.mask_folders import has_masks, read_mask_folder
+from itm.data.files import UNREADABLE
+from itm.data.folders import describe_left_out
+from itm.data.items import Item, digests, label
+from itm.data.labelled import OnError
+from itm.data.mask_folders import has_masks
 from itm.data.masks import Masks
+from itm.data.sources import Reading, find_folder, find_source
+from itm.data.tables import ColumnSettings
 from itm.data.value_range import PLAIN, PixelSettings
 
 SPLITS = ("train", "test")
@@ -45,7 +48,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         split: ``"train"`` or ``"test"``.
         classes: Names of the classes.
         labels: Class of each image, int64, ``[N]``.
-        items: Image files, or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
+        items: Images one by one, such as files; or pixels, uint8, ``[N, H, W]`` or ``[N, H, W, 3]``.
         license: Licence or terms of the images.
         groups: Group of each image, int64, ``[N]``; images of one group stay together when a split is drawn.
         pixels: The range of values and the bands that are shown; nothing set for plain 8-bit images.
@@ -56,7 +59,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
     split: str
     classes: tuple[str, ...]
     labels: Tensor
-    items: tuple[Path, ...] | NDArray[np.uint8]
+    items: tuple[Item, ...] | NDArray[np.uint8]
     license: str = "not stated"
     groups: Tensor | None = None
     pixels: PixelSettings = PLAIN
@@ -81,7 +84,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
             DataError: If its file is missing, truncated, too large or not an image; the message names it.
         """
         item = self.items[index]
-        return decode(item, self.pixels) if isinstance(item, Path) else as_rgb(Image.fromarray(item))
+        return as_rgb(Image.fromarray(item)) if isinstance(item, np.ndarray) else decode(item, self.pixels)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode the mask of one image.
@@ -97,9 +100,9 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         return self.masks.read(index)
 
     def path(self, index: int) -> str:
-        """Return the image's file, or its position in a dataset without files, as text for messages."""
+        """Return the image's file, or its place in a dataset without files, as text for messages."""
         item = self.items[index]
-        return display(item) if isinstance(item, Path) else f"{self.name}/{self.split}[{index}]"
+        return f"{self.name}/{self.split}[{index}]" if isinstance(item, np.ndarray) else label(item)
 
     def select(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the set of some of the images, in the order of ``indices``; the classes do not change."""
@@ -140,8 +143,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         """The sha256 of each image's file or pixels; ``b"unreadable"`` for a file that cannot be read."""
         if isinstance(self.items, np.ndarray):
             return tuple(hashlib.sha256(item.tobytes()).digest() for item in self.items)
-        with ThreadPoolExecutor() as pool:
-            return tuple(pool.map(content, self.items))
+        return tuple(digests(self.items))
 
 
 def count_shared(train: ImageSet, test: ImageSet) -> int:
@@ -156,7 +158,7 @@ def default_root() -> Path:
 
 
 def load_images(
-    data: str | os.PathLike[str],
+    data: Any,
     split: str = "train",
     *,
     root: str | os.PathLike[str] | None = None,
@@ -164,6 +166,9 @@ def load_images(
     limit: int | None = None,
     range: Sequence[float] | None = None,
     bands: Sequence[int] | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    config: str | None = None,
+    on_error: OnError = "stop",
 ) -> ImageSet:
     """Find the labelled images of one split of a dataset.
 
@@ -171,9 +176,20 @@ def load_images(
     share the range that it gives (:func:`itm.data.value_range.choose_range`).
 
     Args:
-        data: A dataset's name (:data:`itm.data.catalog.CATALOG`), or a folder: a training folder beside a held-out one
-            with a folder per class each, or the class folders themselves (:func:`itm.data.folders.read_folder`), or
-            images and masks (:func:`itm.data.mask_folders.read_mask_folder`).
+        data: One of
+
+            * a dataset's name (:data:`itm.data.catalog.CATALOG`),
+            * a folder: a training folder beside a held-out one with a folder per class each, or the class folders
+              themselves (:func:`itm.data.folders.read_folder`), or images and masks
+              (:func:`itm.data.mask_folders.read_mask_folder`),
+            * a table of images and labels: a CSV or Parquet file (:func:`itm.data.tables.read_table`), or a pandas
+              DataFrame,
+            * ``hf:`` and a dataset of Hugging Face, or a folder of its ``save_to_disk``
+              (:func:`itm.data.hub.read_hub`), or such a dataset itself,
+            * a sequence of pairs of image and label, such as a dataset of torchvision
+              (:func:`itm.data.sequences.read_sequence`).
+
+            An :class:`ImageSet` is taken as it is.
             ``./name`` means the folder and ``catalog:name`` the dataset where both exist.
         split: ``"train"`` or ``"test"``.
         root: Folder of the downloaded datasets, in torchvision's layout; by default :func:`default_root`.
@@ -181,68 +197,62 @@ def load_images(
         limit: Keep this many images, drawn in proportion to the classes with one of each at least, two where they fit.
         range: The values that appear as black and as white in images wider than 8 bits; None chooses them.
         bands: The bands of multi-band images that appear as red, green and blue, or one as grey, counted from 1.
+        columns: Names of the columns ``image``, ``label`` and ``split``; those not given are found by common names.
+        config: Configuration of a Hugging Face dataset.
+        on_error: ``"stop"`` refuses a table with missing files or labels; ``"skip"`` leaves out rows without a label
+            and keeps missing files, which decoding then reports.
 
     Raises:
-        SettingError: If the name, the split, the range or the bands are invalid, the name means both a dataset and a
-            folder, or ``limit`` is smaller than the number of classes.
+        SettingError: If the name, the split, the range, the bands or the columns are invalid, the name means both a
+            dataset and a folder, or ``limit`` is smaller than the number of classes.
         DataError: If the images are missing and cannot be fetched, or do not show two classes.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    if isinstance(data, ImageSet):
+        return _limit(data, limit, seed)
     pixels = PixelSettings(range, bands)
-    name, folder = os.fspath(data), _folder(data)
-    if name.removeprefix(CATALOG_PREFIX) in CATALOG:
-        if pixels != PLAIN:
-            raise SettingError(f"data.range and data.bands are for folders; the images of data={name} need neither.")
-        if name in CATALOG and folder is not None:
-            raise SettingError(
-                f"data={name}: both a dataset of the catalogue and the folder {display(folder.resolve())}; write "
-                f"data=./{name} for the folder or data={CATALOG_PREFIX}{name} for the dataset."
-            )
-        name = name.removeprefix(CATALOG_PREFIX)
-        listing = _from_catalogue(name, default_root() if root is None else Path(root).expanduser(), split, seed)
-        license_ = CATALOG[name].license
-    elif folder is not None:
-        name, license_ = display(Path(folder.resolve().name)) or "root", "not stated"
-        read = read_mask_folder if has_masks(folder) else read_folder
-        listing = read(folder, split, seed)
-        training = listing if split == "train" else read(folder, "train", seed)
-        if split == "train" and listing.left_out:
-            _log.warning("data=%s: %s", name, describe_left_out(listing.left_out))
-        pixels = choose_pixels(name, training, pixels, seed, announce=split == "train")
-    else:
-        raise _not_found(name)
+    base = default_root() if root is None else Path(root).expanduser()
+    reading = Reading(base, seed, ColumnSettings(**(columns or {})), config, on_error)
+    source = find_source(data, reading)
+    if source.known and pixels != PLAIN:
+        raise SettingError(f"data.range and data.bands are for folders; the images of data={data} need neither.")
+    listing = source.read(split)
+    if split == "train" and listing.left_out:
+        _log.warning("data=%s: %s", source.name, describe_left_out(listing.left_out))
+    if not source.known:
+        training = listing if split == "train" else source.read("train")
+        pixels = choose_pixels(source.name, training, pixels, seed, announce=split == "train")
     items = listing.items if isinstance(listing.items, np.ndarray) else tuple(listing.items)
     labels = torch.tensor(listing.labels, dtype=torch.int64)
-    images = ImageSet(name, split, tuple(listing.classes), labels, items, license_, pixels=pixels, masks=listing.masks)
+    classes = tuple(listing.classes)
+    images = ImageSet(source.name, split, classes, labels, items, source.license, pixels=pixels, masks=listing.masks)
     return _limit(images, limit, seed)
+
+
+def load_from_settings(data: Mapping[str, Any], seed: int, split: str = "train", limit: int | None = None) -> ImageSet:
+    """Load the images that the settings ``data`` of a command describe.
+
+    Args:
+        data: Settings ``name``, ``root``, ``on_error``, ``range``, ``bands``, ``columns`` and ``config``; only the name
+            is required.
+        seed: As in :func:`load_images`.
+        split: As in :func:`load_images`.
+        limit: As in :func:`load_images`.
+
+    Raises:
+        ItmError: As in :func:`load_images`.
+    """
+    names = ("root", "range", "bands", "columns", "config", "on_error")
+    given = {name: data[name] for name in names if data.get(name) is not None}
+    return load_images(str(data["name"]), split, seed=seed, limit=limit, **given)
 
 
 def is_segmentation(data: str | os.PathLike[str]) -> bool:
     """Return whether a dataset's name or folder has masks, by its catalogue entry or its layout."""
     name = os.fspath(data).removeprefix(CATALOG_PREFIX)
-    folder = _folder(data)
+    folder = find_folder(data)
     return CATALOG[name].masks if name in CATALOG else folder is not None and has_masks(folder)
-
-
-def _folder(data: str | os.PathLike[str]) -> Path | None:
-    """Return the folder, in the Unicode normalisation that the disk has; None if there is none."""
-    text = os.fspath(data)
-    for name in dict.fromkeys((text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))):
-        try:
-            folder = Path(name).expanduser()
-            if name and folder.is_dir():
-                return folder
-        except (OSError, RuntimeError, ValueError):  # too long a name, an unknown user, a zero byte
-            continue
-    return None
-
-
-def _from_catalogue(name: str, root: Path, split: str, seed: int) -> Listing:
-    try:
-        return CATALOG[name].read(root, split, seed)
-    except DataError as error:
-        raise DataError(f"data={name}: {error}") from error
 
 
 def _limit(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
@@ -255,18 +265,3 @@ def _limit(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
             f"{num_classes} classes of {images.name} is shown."
         )
     return images if limit >= len(images) else images.select(stratified_sample(images.labels, limit, seed))
-
-
-def _not_found(name: str) -> SettingError | DataError:
-    shown = printable(name)
-    if os.path.lexists(name.replace("\0", "")) and name:
-        return DataError(
-            f"data={shown}: this is a file; expected a folder with one folder of images per class. Label files (CSV, "
-            "JSON, Parquet) are not read: move or link each image into a folder named as its label."
-        )
-    if "/" not in name and "\\" not in name:
-        return SettingError(f"{unknown('data', shown, CATALOG)} A folder of that name does not exist either.")
-    foreign = "\\" in name and os.sep == "/"
-    advice = " Write / between folders: on this system a backslash is part of a name." if foreign else ""
-    known = ", ".join(CATALOG)
-    return DataError(f"data={shown}: no such folder.{advice} Expected a folder of images, or one of {known}.")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from itm.core.errors import DataError
-from itm.data.files import check_regular, check_size, formats
+from itm.data.files import check_regular, check_size, formats, opened
 from itm.data.tiff import NODATA_TAG, PHOTOMETRIC_TAG, WHITE_IS_ZERO, is_tiff, pick_bands, read_tiff
 
 ORIENTATION_TAG = 0x0112
@@ -57,11 +57,11 @@ class Stored(NamedTuple):
         return measured if measured.size else some
 
 
-def read(path: Path, bands: Sequence[int] | None = None) -> Image.Image | Stored:
+def read(source: Path | bytes, bands: Sequence[int] | None = None) -> Image.Image | Stored:
     """Read a file: a Pillow image that is loaded where its values are plain 8-bit ones, its values otherwise.
 
     Args:
-        path: The file.
+        source: The file, or its content.
         bands: The bands to pick, counted from 1.
 
     Raises:
@@ -69,43 +69,49 @@ def read(path: Path, bands: Sequence[int] | None = None) -> Image.Image | Stored
         Exception: Whatever a decoder raises for a damaged file.
     """
     try:
-        return _read(path, path, bands)
+        return _read(BytesIO(source) if isinstance(source, bytes) else source, source, bands)
     except (DataError, FileNotFoundError, MemoryError):
         raise
     except Exception:
         # Viewers show a PNG whose text or colour profile cannot be read; Pillow refuses it.
-        shown = _without_texts(path)
+        shown = _without_texts(source)
         if shown is None:
             raise
-    return _read(BytesIO(shown), path, bands)
+    return _read(BytesIO(shown), source, bands)
 
 
-def is_wide(path: Path) -> bool:
+def is_wide(source: Path | bytes) -> bool:
     """Whether a file's header announces values wider than 8 bits, or bands that Pillow does not know."""
-    if path.suffix.lower() in _NEVER_WIDE:
+    if isinstance(source, Path) and source.suffix.lower() in _NEVER_WIDE:
         return False
     try:
-        check_regular(path)
-        with Image.open(path, formats=formats()) as image:
-            return image.mode.startswith(("I", "F")) or _raw_layout(image)[1] != "" or _beyond_pillow(image, None)
+        if isinstance(source, Path):
+            check_regular(source)
+        with opened(source) as file, Image.open(file, formats=formats()) as image:
+            return holds_wide(image) or _raw_layout(image)[1] != "" or _beyond_pillow(image, None)
     except UnidentifiedImageError:
-        return is_tiff(path)
+        return is_tiff(source)
     except Exception:  # decoding reports the file by name
         return False
 
 
-def _read(source: Path | BytesIO, path: Path, bands: Sequence[int] | None) -> Image.Image | Stored:
+def holds_wide(image: Image.Image) -> bool:
+    """Whether an image is grey with values wider than 8 bits."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _read(stream: Path | BytesIO, source: Path | bytes, bands: Sequence[int] | None) -> Image.Image | Stored:
     try:
-        image = Image.open(source, formats=formats())
+        image = Image.open(stream, formats=formats())
     except UnidentifiedImageError:
-        if is_tiff(path):
-            return Stored(*read_tiff(path, bands))
+        if is_tiff(source):
+            return Stored(*read_tiff(source, bands))
         raise
     with image:
         if _beyond_pillow(image, bands):
-            return Stored(*read_tiff(path, bands))
+            return Stored(*read_tiff(source, bands))
         _shrink(image)
-        found = _grey(image) or _colours(image, source)
+        found = _grey(image) or _colours(image, stream)
         if found is None and bands:
             check_size(image.width, image.height, _COLOUR_PART)
             image.load()
@@ -141,7 +147,7 @@ def _shrink(image: ImageFile.ImageFile) -> None:
 
 def _grey(image: ImageFile.ImageFile) -> Stored | None:
     """Read a grey image of integers or floating-point numbers wider than 8 bits."""
-    if not image.mode.startswith("I") and image.mode != "F":
+    if not holds_wide(image):
         return None
     values = np.array(image)
     clear = image.info.get("transparency")
@@ -151,7 +157,7 @@ def _grey(image: ImageFile.ImageFile) -> Stored | None:
     return Stored(values, alpha, _nodata(image), negative=negative)
 
 
-def _colours(image: ImageFile.ImageFile, source: Path | BytesIO) -> Stored | None:
+def _colours(image: ImageFile.ImageFile, stream: Path | BytesIO) -> Stored | None:
     """Read a colour image of 16 bits, of which Pillow keeps only one byte at a time: the first, then the second."""
     name, depth = _raw_layout(image)
     if not depth:
@@ -163,7 +169,7 @@ def _colours(image: ImageFile.ImageFile, source: Path | BytesIO) -> Stored | Non
         first, second = both[..., 0::2], both[..., 1::2]
     else:
         first = _reread(image, image.mode, f"{name};16B")
-        with Image.open(source, formats=formats()) as again:
+        with Image.open(stream, formats=formats()) as again:
             second = _reread(again, image.mode, f"{name};16L")
     high, low = (second, first) if low_first else (first, second)
     values = high.astype(np.uint16) << 8 | low
@@ -205,9 +211,9 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return 1
 
 
-def _without_texts(path: Path) -> bytes | None:
+def _without_texts(source: Path | bytes) -> bytes | None:
     """Return a PNG without chunks that do not change its pixels; None if there are none, or the file is not a PNG."""
-    with path.open("rb") as file:
+    with opened(source) as file:
         data = file.read(len(_PNG))
         if data != _PNG:
             return None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from itm.core.errors import DataError
-from itm.data.files import check_size
+from itm.data.files import check_size, opened
 
 NODATA_TAG = 42113
 """GDAL's tag: the value of missing pixels, as text."""
@@ -29,19 +29,19 @@ _ORIENTATION, _RGB, _OPACITY = 274, 2, 2  # a tag, and its words for colours and
 _MOST_BYTES = 1 << 28  # of the decoded image with all its bands
 
 
-def is_tiff(path: Path) -> bool:
+def is_tiff(source: Path | bytes) -> bool:
     """Whether a file begins as a TIFF does."""
-    with path.open("rb") as file:
+    with opened(source) as file:
         return file.read(4) in _MAGIC
 
 
 def read_tiff(
-    path: Path, bands: Sequence[int] | None
+    source: Path | bytes, bands: Sequence[int] | None
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None, float | None, int, bool]:
     """Read the first page of a TIFF.
 
     Args:
-        path: The file.
+        source: The file, or its content.
         bands: The bands to pick, counted from 1; None takes a grey or an RGB image as it is.
 
     Returns:
@@ -56,7 +56,7 @@ def read_tiff(
     import tifffile  # only for the files that Pillow cannot read
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported by name, once
-    with tifffile.TiffFile(path) as file:
+    with opened(source) as stream, tifffile.TiffFile(stream) as file:
         page: Any = file.pages[0]
         rgb = int(page.photometric) == _RGB
         count = int(page.samplesperpixel)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
+from itm.data.sources import dataset_name
 from itm.groundtruth.protocol import OPTIMISTIC
 from itm.groundtruth.tables import PAPER_COLUMN, load
 
@@ -91,7 +92,7 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     if source is None:
         return None
     data = data.removeprefix(CATALOG_PREFIX)
-    dataset = data if data in CATALOG else Path(data).expanduser().resolve().name
+    dataset = data if data in CATALOG else dataset_name(data)
     if source == "shipped":
         paths = [str(path) for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells")]
         sources = [*paths, "paper"] if data in CATALOG else []

@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 from itm.core.devices import Precision
@@ -16,7 +15,7 @@ from itm.core.errors import DataError, FeatureError, ItmError, StoreError, Worke
 from itm.core.features import Features
 from itm.core.files import json_digest
 from itm.core.progress import duration
-from itm.data.image_set import ImageSet, load_images
+from itm.data.image_set import ImageSet, load_from_settings
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.precision import choose_precision
@@ -46,6 +45,7 @@ class ExtractionSettings:
         seed: Seed of the split and of the sample.
         worker: Number of this worker, of several that share the models; None where no other one is expected. It does
             not decide the features, and equal settings may differ in it.
+        images: The images in place of those that ``data`` names, where a Python program gives them.
     """
 
     data: Mapping[str, Any]
@@ -54,16 +54,19 @@ class ExtractionSettings:
     store: str
     seed: int
     worker: int | None = None
+    images: ImageSet | None = None
 
     @classmethod
-    def from_run(cls, run: Mapping[str, Any]) -> ExtractionSettings:
-        """Take them from the resolved settings of a run."""
-        return cls(run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"], run.get("worker"))
+    def from_run(cls, run: Mapping[str, Any], images: ImageSet | None = None) -> ExtractionSettings:
+        """Take them from the resolved settings of a run, and the images where these are loaded."""
+        return cls(run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"], run.get("worker"), images)
 
     @cached_property
     def digest(self) -> str:
         """The sha256 of the settings, in hexadecimal."""
-        values = {**asdict(self), "worker": None}
+        values: dict[str, Any] = {**asdict(replace(self, images=None)), "worker": None}
+        if self.images is not None:
+            values["images"] = self.images.fingerprint
         return json_digest([values, list(self.zoo)])  # the order of the models decides that of the result
 
     def load_images(self) -> ImageSet:
@@ -73,15 +76,9 @@ class ExtractionSettings:
             DataError: If they are missing.
             SettingError: If a setting is wrong.
         """
-        data = self.data
-        return load_images(
-            str(data["name"]),
-            root=None if data["root"] is None else Path(str(data["root"])),
-            seed=self.seed,
-            limit=data["limit"],
-            range=data.get("range"),
-            bands=data.get("bands"),
-        )
+        if self.images is not None:
+            return self.images
+        return load_from_settings(self.data, self.seed, limit=self.data["limit"])
 
     def readout(self, images: ImageSet) -> Readout:
         """Return what is read off a network: pooled features, or sampled pixels where the images have masks."""

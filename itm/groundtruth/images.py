@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,11 +15,8 @@ from itm.core.errors import DataError, SettingError
 from itm.core.files import json_digest
 from itm.core.splits import split_indices
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
-from itm.data.image_set import ImageSet, count_shared, load_images
+from itm.data.image_set import ImageSet, count_shared, load_from_settings
 from itm.groundtruth.protocol import Select
-
-OnError = Literal["stop", "skip"]
-"""Handling of an image that cannot be read."""
 
 _TRAINING_SHARE = 0.8  # the rest validates
 _log = logging.getLogger(__name__)
@@ -58,7 +55,8 @@ def load_splits(data: Mapping[str, Any], seed: int, select: Select) -> ImageSpli
     """Load the images of the settings ``data``, or their samples.
 
     Args:
-        data: Settings ``name``, ``root``, ``limit``, ``test_limit`` ``on_error``, ``range`` and ``bands``.
+        data: Settings ``name``, ``root``, ``limit``, ``test_limit``, ``on_error``, ``range``, ``bands``, ``columns``,
+            ``config``.
         seed: Seed of the split where the dataset has no official one, of the samples and of the validation part.
         select: ``"validation"`` takes a stratified fifth of the training images away for choosing.
 
@@ -66,12 +64,10 @@ def load_splits(data: Mapping[str, Any], seed: int, select: Select) -> ImageSpli
         SettingError: If the dataset is unknown or a sample is too small for one image per class.
         DataError: If images are missing, or none of a class can be read.
     """
-    load = partial(
-        load_images, str(data["name"]), root=data["root"], seed=seed, range=data.get("range"), bands=data.get("bands")
-    )
-    train = load("train", limit=data["limit"])
+    load = partial(load_from_settings, data, seed)
+    train = load("train", data["limit"])
     try:
-        test = load("test", limit=data["test_limit"])
+        test = load("test", data["test_limit"])
     except SettingError as error:
         raise SettingError(str(error).replace("data.limit=", "data.test_limit=")) from error
     skipped: list[str] = []

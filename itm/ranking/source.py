@@ -31,9 +31,9 @@ def with_source_features(
     lacking = [name for name, scorer in scorers.items() if getattr(scorer, "source", source) is None]
     if source["name"] is None or not lacking:
         return dict(scorers)
-    plain = {"range": None, "bands": None}  # of the run's own images
+    plain = {"range": None, "bands": None, "columns": None, "config": None}  # of the run's own images
     try:
-        settings = replace(extraction, data={**extraction.data, **plain, **source})
+        settings = replace(extraction, data={**extraction.data, **plain, **source}, images=None)
         pool = extract_pool(settings).features
     except (DataError, SettingError) as error:
         message = str(error).replace("data.limit=", "source.limit=")
