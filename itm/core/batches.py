@@ -66,6 +66,8 @@ class RandomBatches:
 class OrderedBatches:
     """The same mini-batches in every pass; the last one keeps its own size.
 
+    As in :class:`RandomBatches`, each batch overwrites the features of the one before.
+
     Args:
         x: Features, ``[N, D]``.
         y: Classes, ``[N]``.

@@ -203,9 +203,8 @@ class ITM(Scorer):
         centers = unshifted
         if self.shift:
             shift = float(x.mul_(factor).mean())
-            std = (
-                float(torch.linalg.vector_norm(x.sub_(shift))) / x.numel() ** 0.5
-            )  # std_mean() takes thirty times as long
+            # std_mean() takes thirty times as long
+            std = float(torch.linalg.vector_norm(x.sub_(shift))) / x.numel() ** 0.5
             # constant features have no deviation to scale the centers by
             centers = unshifted * (std or 1.0) + shift
         return _Prepared(
