@@ -14,6 +14,7 @@ from synthetic import clusters, noise
 from itm.analysis.distances import distance_statistics
 from itm.analysis.evolution import embedding_evolution
 from itm.analysis.similarity import subspace_similarity, wz_similarity
+from itm.core.errors import SettingError
 from itm.dva.adaptive import class_distance
 from itm.scorers import ITM
 
@@ -31,11 +32,14 @@ def test_similarity_is_the_mean_squared_cosine_of_the_principal_angles():
     assert subspace_similarity(u, v) == pytest.approx(expected)
     assert subspace_similarity(u, u @ basis(3, 3, 2)) == pytest.approx(1)
     assert math.isnan(subspace_similarity(u, basis(11, 3, 0)))
+    assert subspace_similarity(u, v, "larger") == pytest.approx(expected * 3 / 5)
 
 
 def test_random_subspaces_are_alike_by_chance_as_the_docstring_says():
     found = [subspace_similarity(basis(768, 100, 2 * seed), basis(768, 100, 2 * seed + 1)) for seed in range(3)]
     assert np.mean(found) == pytest.approx(100 / 768, rel=0.02)
+    cars = [subspace_similarity(basis(768, 100, seed), basis(768, 196, seed + 9), "larger") for seed in range(3)]
+    assert np.mean(cars) == pytest.approx(100 / 768, rel=0.02), "more classes on one side change nothing"
 
 
 def test_maps_of_several_datasets_meet_in_one_folder(tmp_path, one_thread):
@@ -49,6 +53,11 @@ def test_maps_of_several_datasets_meet_in_one_folder(tmp_path, one_thread):
     assert values[0, 3] == pytest.approx(1), "the same features give the same map"
     assert np.isnan(values[0, 2])
     assert figure.axes
+
+
+def test_an_unknown_divisor_is_refused_before_training(tmp_path):
+    with pytest.raises(SettingError, match="divide_by=mean"):
+        wz_similarity({}, QUICK, "one", tmp_path, divide_by="mean")
 
 
 def test_distances_have_the_mean_that_eq_9_takes(one_thread):
