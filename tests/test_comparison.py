@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from rankings import candidate, ranking
 from rich.console import Console
 from scipy import stats
 
-from itm.cli.multirun import Collect, collect
+from itm.cli.jobs import collect
+from itm.cli.multirun import Collect
 from itm.core.errors import DataError, SettingError
 from itm.data.image_set import ImageSet, load_images
 from itm.evaluation.comparison import compare_with_truth, known_priors
@@ -267,6 +269,16 @@ def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.Capture
     assert all(word in drawn for word in ("s: d, 9 images, 2 seeds", "a, itm", "a, logme")), (
         "scorers have their own lines"
     )
+
+
+def test_the_table_of_a_sweep_holds_no_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- data.name='=1+1'\n", encoding="utf-8")
+    pd.DataFrame({"scorer": ["itm"], "model": ["+a"], "score": [-0.5]}).to_csv(tmp_path / "0" / "ranking.csv")
+    job = JobReturn(status=JobStatus.COMPLETED)
+    Collect("s", x="name").on_job_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}), job)
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert (frame["name"].item(), frame["model"].item(), frame["score"].item()) == ("'=1+1", "'+a", -0.5)
 
 
 TINY = ("~zoo", *(f"+zoo.{name}={{model: resnet10t, image_size: 32, seed: {seed}}}" for seed, name in enumerate("abc")))

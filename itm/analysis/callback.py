@@ -18,6 +18,7 @@ from itm.core.errors import ItmError
 from itm.core.features import Features
 from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.report.figures import Figure, save
+from itm.report.output import write_csv
 from itm.scorers import ITM
 
 AnalysisFunction = Callable[[Mapping[str, Features], ITM, str, Path], tuple[pd.DataFrame, Figure]]
@@ -53,7 +54,7 @@ class Analyse(Callback):
         folder = Path(config.hydra.sweep.dir if self.shared else config.hydra.runtime.output_dir)
         scorer = instantiate(config.scorer.itm, seed=config.seed)
         frame, figure = self.function(pool, scorer, str(config.data.name), folder)
-        frame.to_csv(folder / f"{self.name}.csv", index=False)
+        write_csv(frame, folder / f"{self.name}.csv")
         png, _ = save(figure, folder / self.name)
         print_frame(frame.set_index(frame.columns[0]), self.name)
         print(f"Table and figure: {folder / self.name}.csv, {png}")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from itm.cli.jobs import TRUTH, collect, comparisons
 from itm.cli.targets import build, trusted
 from itm.core.console import print_frame
 from itm.core.errors import ItmError, unknown
@@ -23,11 +23,10 @@ from itm.evaluation import benchmark
 from itm.metrics.uncertainty import chance
 from itm.report import figures
 from itm.report.figures import Figure, save, sweep_dots, sweep_lines, sweep_spread
+from itm.report.output import write_csv
 
 _log = logging.getLogger(__name__)
 
-_TRUTH = {"tau_w": "tau_w (scipy)", "regret": "regret (points)"}  # of a whole ranking, not of a model
-_ROW = ("scorer", "model", "rank")  # columns that identify a row; the rows show the override `scorer=[...]`
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots, "spread": sweep_spread}
 
 Table = Literal["datasets", "metrics", "subpools", "benchmark"]
@@ -53,7 +52,7 @@ class MultirunCallback(Callback, ABC):
         folder = Path(config.hydra.sweep.dir)
         frame = self.read(folder)
         if len(frame):
-            frame.to_csv(folder / f"{self.name}.csv", index=False)
+            write_csv(frame, folder / f"{self.name}.csv")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table, draw the figure and log both."""
@@ -68,7 +67,7 @@ class MultirunCallback(Callback, ABC):
             raise SystemExit(2)
 
     def read(self, folder: Path) -> pd.DataFrame:
-        """Return the rankings of all jobs so far, see :func:`collect`."""
+        """Return the rankings of all jobs so far, see :func:`itm.cli.jobs.collect`."""
         return collect(folder)
 
     @abstractmethod
@@ -149,8 +148,8 @@ class Collect(MultirunCallback):
         pictures = [save(draw(shown, self.x, self.line, self.values, title), folder / self.name)[0]]
         if "tau_w" in frame:
             rankings = frame.drop_duplicates(["job", "scorer"]).drop(columns="model")
-            rankings = rankings.rename(columns={"scorer": "model", **_TRUTH})
-            figure = draw(rankings, self.x, self.line, list(_TRUTH.values()), title)
+            rankings = rankings.rename(columns={"scorer": "model", **TRUTH})
+            figure = draw(rankings, self.x, self.line, list(TRUTH.values()), title)
             pictures += save(figure, folder / f"{self.name}_truth")[:1]
         _print_orders(self.name, frame, [self.x, *([self.line] if self.line else [])])
         self.track(config, frame, pictures, folder, data=OmegaConf.to_container(config.data))
@@ -200,10 +199,10 @@ class Standings(MultirunCallback):
             print(f"error: {self.name}: {reason}", file=sys.stderr)
             raise SystemExit(2)
         rankings = frame.rename(columns={"name": "dataset"})
-        rankings.to_csv(folder / f"{self.name}_rankings.csv", index=False)
+        write_csv(rankings, folder / f"{self.name}_rankings.csv")
         models, data = rankings["model"].nunique(), ", ".join(rankings["dataset"].unique())
         table, drawn = self._summarise(rankings, folder, f"{self.name}: {models} models on {data}")
-        table.to_csv(folder / f"{self.name}.csv")
+        write_csv(table, folder / f"{self.name}.csv", index=True)
         pictures = save(drawn, folder / self.name)[:1]
         print_frame(table, self.name, digits=2)
         self.track(config, table.reset_index(), pictures, folder)
@@ -215,7 +214,7 @@ class Standings(MultirunCallback):
             table = benchmark.by_metric(rankings)
             return table, figures.benchmark_dots(table[[*list(benchmark.METRICS)[:6], "models"]], title)
         if self.table == "datasets":
-            table = benchmark.by_dataset(_comparisons(rankings, folder), rankings)
+            table = benchmark.by_dataset(comparisons(rankings, folder), rankings)
             if self.radar:
                 return table, figures.radar(table, title=f"{title}\n{figures.axis_label('tau_w (scipy)')}")
             return table, figures.benchmark_dots(table, title, by_chance)
@@ -223,7 +222,7 @@ class Standings(MultirunCallback):
             raise unknown("hydra.callbacks.collect.against", self.against, rankings["scorer"].unique())
         if self.table == "benchmark":
             each = benchmark.statistics(benchmark.with_priors(rankings))
-            each.to_csv(folder / f"{self.name}_statistics.csv", index=False)
+            write_csv(each, folder / f"{self.name}_statistics.csv")
             table = benchmark.benchmark(rankings, self.size, self.against)
             return table, figures.benchmark_dots(table, title, by_chance)
         values = benchmark.subset_taus(rankings, self.size)
@@ -232,59 +231,9 @@ class Standings(MultirunCallback):
         return benchmark.stability(values, self.against), figures.subset_scatter(values, self.against, title)
 
 
-def collect(folder: Path) -> pd.DataFrame:
-    """Read the rankings of a multirun's jobs.
-
-    Args:
-        folder: The multirun's folder, one numbered folder per job below it.
-
-    Returns:
-        One row per job, scorer and model: ``job``, the job's overrides by the last word of their key, then the columns
-        of the ranking. A column of the ranking that an override hides is kept as ``<name>_used``. Where a job knew the
-        true accuracies: ``tau_w`` (scipy's definition) and ``regret`` (points) of each scorer, and ``prior_tau_w``, the
-        best of the rankings that ignore the images.
-    """
-    frames = []
-    for job in sorted(folder.glob("*/ranking.csv"), key=lambda path: (len(path.parent.name), path.parent.name)):
-        overrides = yaml.safe_load((job.parent / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        settings = dict(_setting(word) for word in overrides)
-        swept = {name: value for name, value in settings.items() if name not in _ROW}
-        frame = pd.read_csv(job).rename(columns={name: f"{name}_used" for name in swept})
-        for place, (name, value) in enumerate(swept.items()):
-            frame.insert(place, name, value)
-        frame.insert(0, "job", job.parent.name)
-        frames.append(_with_truth(frame, job.with_name("comparison.csv")))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _with_truth(frame: pd.DataFrame, comparison: Path) -> pd.DataFrame:
-    if not comparison.is_file():
-        return frame
-    rows = pd.read_csv(comparison)
-    frame = frame.merge(rows.loc[~rows["prior"], ["scorer", *_TRUTH]], on="scorer", how="left")
-    return frame.assign(prior_tau_w=rows.loc[rows["prior"], "tau_w"].max())
-
-
-def _setting(override: str) -> tuple[str, Any]:
-    key, _, value = override.partition("=")
-    # a list or a mapping is one value of the table, and `null` is a word in it
-    simple = value != "null" and value[:1] not in ("[", "{")
-    return key.rpartition(".")[2].lstrip("+~"), yaml.safe_load(value) if simple else value
-
-
-def _comparisons(rankings: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the comparisons with the ground truth of all jobs that have one, with their dataset."""
-    frames = []
-    for job, dataset in rankings.groupby("job")["dataset"].first().items():
-        path = folder / str(job) / "comparison.csv"
-        if path.is_file():
-            frames.append(pd.read_csv(path).assign(dataset=dataset))
-    return pd.concat(frames)
-
-
 def _print_orders(name: str, frame: pd.DataFrame, swept: list[str]) -> None:
     """Print one line per setting of the sweep: the order of the models, its weighted tau if known, and seconds."""
-    known = [column for column in _TRUTH if column in frame]
+    known = [column for column in TRUTH if column in frame]
     lines = []
     for keys, rows in frame.groupby([*swept, "scorer"], sort=False):
         line = dict(zip([*swept, "scorer"], map(str, keys), strict=True))
