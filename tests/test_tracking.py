@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -61,11 +62,16 @@ def test_a_figure_is_logged_without_pyplot(monkeypatch):
 
 
 def records(file: Path, patience_s: float = 60.0) -> list[wandb_internal_pb2.Record]:
-    """Records of a W&B run; its own process writes on for a moment after ``finish()``, until the exit's record."""
+    """Records of a W&B run; its own process writes on for a moment after ``finish()``, until the exit's record.
+
+    With a patience of 0 the exit's record may be missing, as in the file of a killed run.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         found = list(_parsed(file.read_bytes()))
         if any(record.HasField("exit") for record in found):
+            return found
+        if patience_s == 0:  # its process was killed
             return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"{file} has {len(found)} records and no exit after {patience_s:g} s")
@@ -102,16 +108,25 @@ class OfflineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+    ended: bool = False
 
 
 def read_runs(folder: Path) -> list[OfflineRun]:
     """Read every run below a folder, oldest first."""
-    return sorted(map(read_run, folder.glob("wandb/offline-run-*/*.wandb")), key=lambda run: run.started)
+    return sorted(map(read_run, _files(folder)), key=lambda run: run.started)
 
 
-def read_run(file: Path) -> OfflineRun:
+def _files(folder: Path) -> list[Path]:
+    return list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    return read_run(file, patience_s=0).config
+
+
+def read_run(file: Path, patience_s: float = 60.0) -> OfflineRun:
     found = OfflineRun()
-    for record in records(file):
+    for record in records(file, patience_s):
         found.started = record.run.start_time.ToNanoseconds() or found.started
         found.group = record.run.run_group or found.group
         found.name = record.run.display_name or found.name
@@ -122,7 +137,7 @@ def read_run(file: Path) -> OfflineRun:
             found.history.append(row)
         found.summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
         if record.HasField("exit"):
-            found.exit_code = record.exit.exit_code
+            found.exit_code, found.ended = record.exit.exit_code, True
     return found
 
 
@@ -160,6 +175,35 @@ def test_an_estimate_that_fails_leaves_a_failed_run(tmp_path, monkeypatch):
         raise RuntimeError("broken")
     (found,) = read_runs(tmp_path)
     assert found.exit_code == 1
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_the_run_s_settings_and_the_next_estimate_takes_the_features_from_the_store(tmp_path):
+    out = tmp_path / "out"
+    words = ["data=digits", "data.limit=60", "~zoo", "+zoo.a={model: test_resnet}", "seeds=1", "tracking=wandb"]
+    script = [sys.executable, str(Path(__file__).parents[1] / "estimate.py"), *words, f"hydra.run.dir={out}"]
+    environment = {**os.environ, "ITM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        endless = [*script, "scorer.itm.iterations=100000000"]
+        killed = subprocess.Popen(endless, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        # W&B writes the settings a few seconds after the start
+        while "Scoring 1 model" not in log.read_text("utf-8") or not any(map(_settings, _files(out))):
+            assert killed.poll() is None, log.read_text("utf-8")
+            time.sleep(0.5)
+        killed.kill()
+        killed.wait()
+    (file,) = _files(out)
+    left = read_run(file, patience_s=0)
+    assert (left.name, left.config["scorer"]["itm"]["iterations"], left.ended) == ("digits: itm", 100_000_000, False)
+    again = [*script, "scorer.itm.iterations=2"]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "images of digits extracted" in log.read_text("utf-8")
+    assert "extracted" not in done.stdout + done.stderr, "the features come from the store"
+    (finished,) = (read_run(other) for other in _files(out) if other != file)
+    assert (finished.ended, finished.exit_code) == (True, 0)
+    assert "itm/a/score" in finished.summary
 
 
 FORKED_IMPORT = """
