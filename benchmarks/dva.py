@@ -76,7 +76,7 @@ def loop(
 
 
 def through_lightning(x: Tensor, y: Tensor, iterations: int, n: int) -> Callable:
-    """The estimator as scores use it, without its evaluations: those are no part of the loops beside it."""
+    """The estimator as scores use it, without its evaluations, which the loops beside it lack."""
 
     def run() -> None:
         c = int(y.max()) + 1

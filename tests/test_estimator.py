@@ -41,7 +41,7 @@ def test_separable_features_score_high_and_noise_scores_at_chance():
     assert score(clusters(0.8)) < good
 
 
-def test_same_seed_same_score_whatever_the_global_generator_did():
+def test_the_score_depends_on_the_seed_and_not_on_the_global_generator():
     features = clusters(0.5)
     first = ITM(**SHORT, seed=3).evaluate({"model": features})["model"]
     torch.manual_seed(123)
@@ -115,7 +115,7 @@ def test_unrolled_from_the_identity_gives_the_closed_form_s_training():
     ],
     ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
 )
-def test_every_setting_runs_and_tells_signal_from_noise(settings):
+def test_every_setting_runs_and_separates_signal_from_noise(settings):
     settings = SHORT | settings
     good, noise = clusters(3.0), clusters(0.0)
     assert score(good, **settings) > score(noise, **settings) + 0.2
@@ -236,7 +236,7 @@ def test_small_data_give_a_finite_score(features):
 def test_groups_are_not_split():
     y = torch.arange(40) % 2
     groups = torch.arange(40) // 4
-    x = torch.nn.functional.one_hot(groups).float() * 10  # the group tells everything, the class nothing
+    x = torch.nn.functional.one_hot(groups).float() * 10  # the group decides everything, the class nothing
     assert score(Features(x, y, groups=groups)) <= 0.75
 
 
