@@ -47,7 +47,7 @@ AUTHORS = {
     "parc": 48.0,
     "nleep": 156.0,
 }
-SCORERS = {cls.name: cls for cls in vars(itm.scorers).values() if isinstance(cls, type) and hasattr(cls, "name")}
+SCORERS = itm.scorers.BY_NAME
 ALONE, PRODUCT, ALL = "features alone", "product", "all"
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 SCORERS = sorted(
     # DCD scores conductance by that of other tasks, see test_dcd.py
-    (c for c in vars(itm.scorers).values() if isinstance(c, type) and hasattr(c, "name") and c is not DCD),
+    (cls for cls in itm.scorers.BY_NAME.values() if cls is not DCD),
     key=lambda cls: cls.name,
 )
 # ITM splits and draws batches by row number: a permutation is another split of the same images.
@@ -57,6 +57,12 @@ def with_logits(features: Features) -> Features:
 @pytest.fixture
 def data() -> Features:
     return with_logits(clusters(90, 12, 4, spread=0.6))
+
+
+def test_the_registry_has_every_exported_scorer_under_its_name() -> None:
+    exported = {value for value in vars(itm.scorers).values() if isinstance(value, type) and hasattr(value, "name")}
+    assert set(itm.scorers.BY_NAME.values()) == exported
+    assert all(cls.name == name for name, cls in itm.scorers.BY_NAME.items())
 
 
 def test_every_paper_is_here() -> None:

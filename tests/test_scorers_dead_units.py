@@ -296,8 +296,7 @@ def test_published_parts_with_dead_units(scale: float) -> None:
 
 
 def test_every_scorer_with_a_published_variant_is_covered() -> None:
-    exported = [cls for cls in vars(itm.scorers).values() if isinstance(cls, type) and issubclass(cls, Scorer)]
-    published = {cls for cls in exported if "reference" in cls.__dataclass_fields__}
+    published = {cls for cls in itm.scorers.BY_NAME.values() if "reference" in cls.__dataclass_fields__}
     assert published == {type(scorer) for scorer, _ in FORMULAS} | {PED, ETran, NCTI}
 
 

@@ -21,6 +21,7 @@ from itm.dva.cross_entropy import cross_entropy_steps
 Loss = Literal["mse", "mae", "ce"]
 CenterScheme = Literal["onehot", "random", "pca", "laplacian"]
 Evolution = Literal["closed_form", "unrolled", "unrolled_random"]
+Heldout = Literal["evolved", "plain"]
 Stability = Literal["cap", "error", "off"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
@@ -15,9 +15,7 @@ from torch.nn import functional as F
 from itm.core.batches import Batch
 from itm.core.errors import FeatureError, unknown
 from itm.dva.closed_form import closed_form
-from itm.dva.equations import Evolution, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
-
-Heldout = Literal["evolved", "plain"]
+from itm.dva.equations import Evolution, Heldout, Loss, Stability, evolve, evolve_unrolled, largest_eigenvalue
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Transferability scores, one paper per file."""
 
+from collections.abc import Mapping
+
 from itm.scorers.base import Score, Scorer
 from itm.scorers.combined import Combined
 from itm.scorers.dcd import DCD
@@ -22,7 +24,36 @@ from itm.scorers.sa import SA
 from itm.scorers.sfda import SFDA
 from itm.scorers.transrate import TransRate
 
+BY_NAME: Mapping[str, type[Scorer]] = {
+    cls.name: cls
+    for cls in (
+        ITM,
+        LogME,
+        NLEEP,
+        LEEP,
+        NCE,
+        HScore,
+        RegularizedHScore,
+        TransRate,
+        GBC,
+        EMMS,
+        PARC,
+        SFDA,
+        ETran,
+        PED,
+        SA,
+        NCTI,
+        LEAD,
+        KNN,
+        LinearProbe,
+        Combined,
+        DCD,
+    )
+}
+"""Every scorer by the name that configs, tables and ``itm.rank`` use."""
+
 __all__ = [
+    "BY_NAME",
     "DCD",
     "EMMS",
     "GBC",

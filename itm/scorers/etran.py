@@ -11,14 +11,14 @@ from torch import Tensor
 
 from itm.core.settings import settings
 from itm.scorers.base import Samples
-from itm.scorers.common.folds import Folds
+from itm.scorers.common.folds import CrossValidated
 from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
 from itm.scorers.common.moments import moments
 from itm.scorers.common.relative import RelativeScorer
 
 
 @settings("scorer.etran")
-class ETran(RelativeScorer):
+class ETran(CrossValidated, RelativeScorer):
     """0.15 of the energy plus 0.85 of the mean probability of the true class, each scaled over the pool of models.
 
     One model's score depends on the others of the pool, as the method has it. A pool of one scores 0.5.
@@ -41,10 +41,6 @@ class ETran(RelativeScorer):
 
     name: ClassVar[str] = "etran"
     weights: ClassVar[Mapping[str, float]] = {"energy": 0.15, "lda": 0.85}
-
-    folds: Folds = 5
-    seed: int = 0
-    reference: bool = False
 
     def parts(self, samples: Samples) -> dict[str, float]:
         """Compute ``energy``, any real number, and ``lda``, a mean probability."""

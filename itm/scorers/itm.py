@@ -19,6 +19,7 @@ from itm.dva.adaptive import Standardize, adaptive_steps, class_distance
 from itm.dva.equations import (
     CenterScheme,
     Evolution,
+    Heldout,
     Loss,
     Stability,
     pseudo_centers,
@@ -120,7 +121,7 @@ class ITM(Scorer):
     standardize: Standardize = "per_dim"
     scaling: Scaling = "unit"
     evolution: Evolution = "closed_form"
-    heldout: Literal["evolved", "plain"] = "evolved"
+    heldout: Heldout = "evolved"
     measure: Literal["accuracy", "likelihood"] = "accuracy"
     stability: Stability = "cap"
     lr: Positive = 5e-3

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itm.core.settings import settings
 from itm.scorers.base import Samples
-from itm.scorers.common.folds import Folds, derive
+from itm.scorers.common.folds import CrossValidated, derive
 from itm.scorers.common.lda import LEAST_SHRINKAGE, Scatter, mean_true_probability, out_of_fold_posterior
 from itm.scorers.common.moments import Moments, moments
 from itm.scorers.common.relative import RelativeScorer
@@ -21,7 +21,7 @@ _COMPONENTS = 64
 
 
 @settings("scorer.ncti")
-class NCTI(RelativeScorer):
+class NCTI(CrossValidated, RelativeScorer):
     """Spread of the discriminant embedding, plus probability of the true class, minus variability within classes.
 
     All three are computed on the 64 leading principal components, scaled over the pool of models to ``[0, 1]``, and
@@ -44,10 +44,6 @@ class NCTI(RelativeScorer):
 
     name: ClassVar[str] = "ncti"
     weights: ClassVar[Mapping[str, float]] = {"seli": 1.0, "ncc": 1.0, "vc": -1.0}
-
-    folds: Folds = 5
-    seed: int = 0
-    reference: bool = False
 
     def parts(self, samples: Samples) -> dict[str, float]:
         """Compute ``seli`` (at least 0), ``ncc`` (between 0 and 1) and ``vc`` (any real number)."""

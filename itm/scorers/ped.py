@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,13 +14,10 @@ from itm.core.errors import FeatureError
 from itm.core.features import Features
 from itm.core.settings import Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.base_score import Base, base_score
 from itm.scorers.common.displacement import Balls, class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
 from itm.scorers.common.moments import moments
-from itm.scorers.logme import LogME
-from itm.scorers.nleep import NLEEP
-from itm.scorers.sfda import SFDA
 
-_SEEDED: Mapping[str, type[SFDA | NLEEP]] = {"sfda": SFDA, "nleep": NLEEP}
 _STEPS = 6
 _LEAST_STD = 1e-3
 
@@ -53,7 +50,7 @@ class PED(Scorer):
     name: ClassVar[str] = "ped"
 
     source: Mapping[str, Features] | None = field(default=None, hash=False)
-    base: Literal["sfda", "logme", "nleep"] = "sfda"
+    base: Base = "sfda"
     nsigma: Positive = 0.6
     time_step: Positive = 0.1
     exit_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -87,14 +84,10 @@ class PED(Scorer):
         def move(x: Tensor, y: Tensor, num_classes: int, rows: Tensor, belief: Tensor) -> Tensor:
             return torch.addmm(rows, belief, self._shift(class_balls(x / spread, y, num_classes)) * spread)
 
+        base = base_score(self.base, self.seed, self.reference)
         if self.reference:
-            return score_moved(samples, x, move, self._base_score)
-        return score_moved_by_halves(samples, x, move, self._base_score, self.seed)
-
-    def _base_score(self, samples: Samples) -> Score:
-        if self.base == "logme":
-            return LogME(reference=self.reference).evaluate_one(samples)
-        return _SEEDED[self.base](seed=self.seed, reference=self.reference).evaluate_one(samples)
+            return score_moved(samples, x, move, base)
+        return score_moved_by_halves(samples, x, move, base, self.seed)
 
     def _shift(self, balls: Balls) -> Tensor:
         """Follow the class centers, which are all that moves; returns the way each has gone, ``[C, D]``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -11,14 +10,11 @@ from torch import Tensor
 
 from itm.core.settings import Count, Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.base_score import base_score
 from itm.scorers.common.displacement import class_balls, pairwise, push_apart, score_moved, score_moved_by_halves
 from itm.scorers.common.lda import mean_true_probability, nearest_centroid_posterior, out_of_fold_posterior
 from itm.scorers.common.moments import moments
-from itm.scorers.logme import LogME
-from itm.scorers.nleep import NLEEP
-from itm.scorers.sfda import SFDA
 
-_SEEDED: Mapping[str, type[SFDA | NLEEP]] = {"sfda": SFDA, "nleep": NLEEP}
 _GATE = 1e-9
 
 
@@ -82,10 +78,8 @@ class SA(Scorer):
         return torch.addmm(rows, belief, push_apart(balls.centers, distances, -amounts if self.toward else amounts))
 
     def _base_score(self, samples: Samples) -> Score:
-        if self.base == "logme":
-            return LogME(reference=self.reference).evaluate_one(samples)
-        if self.base in _SEEDED:
-            return _SEEDED[self.base](seed=self.seed, reference=self.reference).evaluate_one(samples)
+        if self.base != "lda":
+            return base_score(self.base, self.seed, self.reference)(samples)
         y = samples.y.cpu()
         if self.reference:
             posterior = nearest_centroid_posterior(moments(samples).x, y, samples.num_classes)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from itm.core.settings import settings
-from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import Folds
+from itm.scorers.base import Samples, Score
+from itm.scorers.common.folds import CrossValidated
 from itm.scorers.common.lda import (
     LEAST_SHRINKAGE,
     Discriminant,
@@ -24,7 +24,7 @@ from itm.scorers.common.moments import moments
 
 
 @settings("scorer.sfda")
-class SFDA(Scorer):
+class SFDA(CrossValidated):
     """Mean probability of the true class after a discriminant analysis has been made harder by its own confidence.
 
     A first discriminant gives each row a confidence; rows then move towards the mean of the other classes, the less
@@ -42,10 +42,6 @@ class SFDA(Scorer):
     """
 
     name: ClassVar[str] = "sfda"
-
-    folds: Folds = 5
-    seed: int = 0
-    reference: bool = False
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 1."""

@@ -18,9 +18,26 @@ from pydantic import Field
 from torch import Tensor
 
 from itm.core.errors import FeatureError, SettingError
-from itm.scorers.base import Samples
+from itm.core.settings import settings
+from itm.scorers.base import Samples, Scorer
 
 Folds = Annotated[int, Field(ge=2)]
+
+
+@settings("scorer")
+class CrossValidated(Scorer):
+    """A score of rows held out by folds, or the published one of the rows that were fitted to.
+
+    Args:
+        folds: Number of folds.
+        seed: Which of the possible folds.
+        reference: Reproduce the published code instead.
+    """
+
+    folds: Folds = 5
+    seed: int = 0
+    reference: bool = False
+
 
 _ROWS_AT_ONCE = 1024
 

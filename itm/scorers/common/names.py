@@ -17,9 +17,7 @@ def by_name(name: str, setting: str = "scorer") -> Scorer:
     Raises:
         SettingError: If no scorer has that name.
     """
-    exported = vars(itm.scorers).values()
-    table = {cls.name: cls for cls in exported if hasattr(cls, "evaluate_one") and hasattr(cls, "name")}
+    table = itm.scorers.BY_NAME
     if name not in table:
         raise unknown(setting, name, table)
-    scorer: Scorer = table[name]()
-    return scorer
+    return table[name]()
