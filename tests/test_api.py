@@ -107,6 +107,15 @@ def test_names_and_wildcards_take_published_weights():
     }
 
 
+def test_a_name_of_the_zoo_stands_for_its_settings():
+    zoo = {"resnet18": {"model": "resnet18", "checkpoint": "a.pt"}, "control": None, "other": {}}
+    assert resolve_models(["control", "resnet18", "resnet34"], True, zoo) == {
+        "control": {},
+        "resnet18": {"model": "resnet18", "checkpoint": "a.pt"},
+        "resnet34": {"pretrained": True},
+    }
+
+
 def modules_after(code: str) -> set[str]:
     """Names of the top-level modules that a fresh process has loaded after the code."""
     shown = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
