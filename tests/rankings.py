@@ -1,9 +1,10 @@
-"""Rankings and candidates by hand, for the tests of what is told of them."""
+"""Rankings and candidates by hand, for the tests of reports."""
 
 from __future__ import annotations
 
 from itm.extraction.pool import Candidate
 from itm.ranking.ranking import Entry, Ranking
+from itm.ranking.recommend import Recommendation
 from itm.scorers import ITM
 from itm.scorers.base import Score
 
@@ -13,6 +14,11 @@ def ranking(scorer=None, failed=None, curve=False, **runs) -> Ranking:
     details = {"n": 3, "curve": {5: 0.2, 10: 0.4}, "losses": {5: 1.0, 10: 0.5}} if curve else {}
     entries = [Entry(model, tuple(Score(value, 0.5, details) for value in values)) for model, values in runs.items()]
     return Ranking(scorer or ITM(), tuple(sorted(entries, key=lambda entry: -entry.score)), failed or {})
+
+
+def recommended(one: Ranking, warnings: tuple[str, ...] = (), **chances) -> Recommendation:
+    """The first model of a ranking as the recommendation, with these probabilities."""
+    return Recommendation(one.order[0], one.name, chances, warnings=warnings, unknown="" if chances else "No spread.")
 
 
 def candidate(**facts) -> Candidate:

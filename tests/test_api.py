@@ -33,6 +33,8 @@ def test_an_estimate_ranks_prints_and_writes(image_folder, tmp_path):
     assert sorted(result.ranking.order) == ["a", "b"]
     assert result.recommendation.model == result.ranking.order[0]
     assert str(result.recommendation) in str(result)
+    assert sum(result.recommendation.probabilities.values()) == pytest.approx(1)
+    assert frame["p_best"].tolist() == [result.recommendation.probabilities[model] for model in frame["model"]]
     page = result.report(tmp_path / "report")
     assert page.is_file()
     assert len(pd.read_csv(page.with_name("ranking.csv"))) == 2
@@ -49,8 +51,10 @@ def test_the_scores_are_those_of_the_single_steps(image_folder):
         for name, entry in MODELS.items()
     }
     assert result.ranking.scores == itm.rank(pool, LogME(reference=True)).scores
-    itm_result = itm.estimate(image_folder, MODELS, pretrained=False, seeds=1, limit=12, jobs=1)
-    assert itm_result.ranking.scores == itm.rank(pool, "itm", seed=0, seeds=1).scores
+    several = itm.estimate(image_folder, MODELS, pretrained=False, seeds=1, limit=12, jobs=1)
+    assert [one.name for one in several.rankings] == ["combined", "itm", "logme", "regularized_hscore"]
+    assert several.ranking.scores == itm.rank(pool, "combined").scores
+    assert several.rankings[1].scores == itm.rank(pool, "itm", seed=0, seeds=1).scores
 
 
 def test_a_budget_lists_the_models_that_it_removes(image_folder):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
-from rankings import candidate, ranking
+from rankings import candidate, ranking, recommended
 from rich.console import Console
 from scipy import stats
 
@@ -193,7 +193,7 @@ def report(image_folder: Path) -> Report:
     facts["x"] = candidate(images_per_second=math.inf, seconds=math.nan)
     table = truth({"a": 90.0, "b": 80.0, "c": 80.0, "<d>": 1.0})
     found = compare_with_truth(rankings, table, known_priors(facts, table))
-    return Report(load_images(image_folder), rankings, facts, comparison=found)
+    return Report(load_images(image_folder), rankings, recommended(rankings[0]), facts, comparison=found)
 
 
 def test_files_hold_the_comparison(report: Report, tmp_path: Path) -> None:
@@ -253,7 +253,9 @@ def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.Capture
         found = compare_with_truth(ranked, truth(), known_priors(facts, truth()))
         job = tmp_path / str(number)
         (job / ".hydra").mkdir(parents=True)
-        Report(images, ranked, facts, comparison=found).to_frame().to_csv(job / "ranking.csv", index=False)
+        Report(images, ranked, recommended(ranked[0]), facts, comparison=found).to_frame().to_csv(
+            job / "ranking.csv", index=False
+        )
         found.to_frame().to_csv(job / "comparison.csv", index=False)
         (job / ".hydra" / "overrides.yaml").write_text(f"- scorer.itm.batch_size={batch}\n", encoding="utf-8")
     config = {"hydra": {"sweep": {"dir": str(tmp_path)}}, "tracking": {}, "data": {"name": "d", "limit": 9}, "seeds": 2}

@@ -53,7 +53,9 @@ def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
     assert (out / "config.yaml").is_file()
 
     extract_pool.cache_clear()
-    again = json.loads((run(f"data={photos}", *ZOO, *FAST, out="again") / "ranking.json").read_text("utf-8"))
+    again = json.loads(
+        (run(f"data={photos}", *ZOO, *FAST, "scorer=[itm]", out="again") / "ranking.json").read_text("utf-8")
+    )
     assert all(model["cached"] for model in again["models"].values())
     assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -34,3 +35,31 @@ def test_mean_rank_elsewhere_by_hand() -> None:
         priors.mean_rank_elsewhere(table, "pet")
     with pytest.raises(DataError, match="cars alone"):
         priors.mean_rank_elsewhere(table[["cars"]], "cars")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> list[str]:
+    """Two tables of which the second knows fewer models and more datasets."""
+    wide = tmp_path / "wide.csv"
+    wide.write_text("model,cars,pets\na,10,90\nb,20,80\nc,30,70\n", encoding="utf-8")
+    long = tmp_path / "long.csv"
+    long.write_text("model,cars,pets,dtd\na,10,90,5\nb,20,80,50\n", encoding="utf-8")
+    return [str(wide), str(long)]
+
+
+def test_the_prior_comes_from_the_table_that_knows_every_model_on_most_datasets(tables: list[str]) -> None:
+    assert priors.find_prior(tables, "/data/photos", ["a", "b"]) == pytest.approx({"a": -5 / 6, "b": -4 / 6})
+    assert priors.find_prior(tables, "/data/photos", ["a", "b", "c"]) == pytest.approx(dict.fromkeys("abc", -2 / 3))
+    assert priors.find_prior(tables, "/data/photos", ["a", "b", "d"]) is None
+    assert priors.find_prior(tables, "/data/photos", ["a"]) is None
+
+
+def test_the_prior_does_not_use_the_run_s_own_dataset(tables: list[str]) -> None:
+    assert priors.find_prior(tables[:1], "pets", ["a", "c"]) == {"a": -1.0, "c": -0.5}
+    assert priors.find_prior(tables[:1], "/data/cars", ["a", "c"]) == {"a": -0.5, "c": -1.0}
+
+
+def test_the_paper_s_table_says_nothing_of_controls() -> None:
+    models = ["ResNet-34", "ResNet-50"]
+    assert set(priors.find_prior(["paper"], "pets", models) or {}) == set(models)
+    assert priors.find_prior(["paper"], "pets", models, controls=True) is None

@@ -12,57 +12,56 @@ import re
 import pandas as pd
 import pytest
 import torch
-from rankings import candidate, ranking
+from rankings import candidate, ranking, recommended
 from rich.console import Console
 
 from itm.core.errors import StoreError
 from itm.data.image_set import load_images
+from itm.evaluation.difficulty import Confusion, Difficulty
 from itm.extraction.pool import Candidate
+from itm.models.backbone import UNTRAINED
 from itm.report import figures
 from itm.report.console import ranking_tables, scores_tables
-from itm.report.decision import agreement, decision, verdict, warnings
+from itm.report.decision import agreement, alternatives, verdict
+from itm.report.figures.rankings import pareto_front
 from itm.report.output import check_writable, csv_safe, write_csv
 from itm.report.page import sample_images
 from itm.report.report import Report
 from itm.scorers import LogME
 
-LEADS = "a: by itm it leads b by"
-
 
 @pytest.mark.parametrize(
     ("runs", "words"),
     [
-        ({"a": (0.9, 0.92), "b": (0.5, 0.52)}, f"{LEADS} 0.4, 28.3 times the spread over seeds: a clear lead."),
-        ({"a": (0.5, 0.7), "b": (0.5, 0.6)}, f"{LEADS} 0.05, 0.4 times the spread over seeds: too close to call."),
-        ({"a": (0.9,), "b": (0.5,)}, f"{LEADS} 0.4 (no spread over seeds to compare with)."),
-        ({"a": (0.9,)}, "a: the only model with a score of itm; nothing to compare it with."),
-        ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a or b: by itm they share the first place."),
-        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b or c: by itm they share the first place."),
-        ({"a": (0.1 + 0.2, 0.3), "b": (0.3, 0.3)}, "a or b: by itm they share the first place."),
-        (
-            {"a": (0.5, 0.5), "b": (0.1 + 0.2, 0.3)},
-            f"{LEADS} 0.2 (no spread over seeds to compare with).",
-        ),
+        ({"a": (0.9, 0.92), "b": (0.5, 0.52)}, "a leads b by 0.4, 28.3 times the spread over seeds: a clear lead."),
+        ({"a": (0.5, 0.7), "b": (0.5, 0.6)}, "a leads b by 0.05, 0.4 times the spread over seeds: too close to call."),
+        ({"a": (0.9,), "b": (0.5,)}, "a leads b by 0.4 (no spread over seeds to compare with)."),
+        ({"a": (0.9,)}, "1 model with a score, so there is nothing to compare."),
+        ({"a": (0.5, 0.6), "b": (0.5, 0.6)}, "a and b share the first place."),
+        ({"a": (0.5,), "b": (0.5,), "c": (0.5,), "d": (0.4,)}, "a, b and c share the first place."),
+        ({"a": (0.1 + 0.2, 0.3), "b": (0.3, 0.3)}, "a and b share the first place."),
+        ({"a": (0.5, 0.5), "b": (0.1 + 0.2, 0.3)}, "a leads b by 0.2 (no spread over seeds to compare with)."),
     ],
 )
-def test_the_decision_measures_the_lead_against_the_spread(runs, words):
-    assert decision(ranking(**runs)) == f"Fine-tune {words}"
+def test_the_verdict_measures_the_lead_against_the_spread(runs, words):
+    assert verdict(ranking(**runs)) == f"itm: {words}"
 
 
-def test_the_verdict_on_a_further_score_names_it():
-    assert verdict(ranking(LogME(), a=(2.0,), b=(1.0,))).startswith("logme: a leads b by 1")
-    assert verdict(ranking(LogME(), a=(2.0,), b=(2.0,))) == "logme: a and b share the first place."
-    assert "nothing to compare" in verdict(ranking(LogME(), a=(2.0,)))
-
-
-def test_warnings_name_controls_rare_classes_and_unreadable_images(image_folder):
-    images = load_images(image_folder)
-    control = candidate(pretraining="none (randomly initialised control)", skipped=("x.png: damaged",))
-    found = warnings(images, ranking(a=(0.9,), b=(0.5,)), {"a": control, "b": candidate()})
-    assert "untrained control is in the upper half (a)" in found[0]
-    assert "fewer than 10 images" in found[1]
-    assert "1 image(s) could not be read" in found[2]
-    assert len(warnings(images, ranking(b=(0.9,), a=(0.5,)), {"a": candidate(), "b": candidate()})) == 1
+def test_alternatives_are_within_the_noise_and_save_something():
+    facts = {
+        "best": candidate(parameters=80e6, images_per_second=10.0, license="CC BY-NC 4.0"),
+        "small": candidate(parameters=40e6, images_per_second=25.0, license="cc-by-nc-4.0"),
+        "free": candidate(parameters=80e6, images_per_second=10.0, license="Apache-2.0"),
+        "same": candidate(parameters=79e6, images_per_second=10.5, license="CC BY-NC 4.0"),
+        "control": candidate(parameters=1e6, pretraining=UNTRAINED),
+        "poor": candidate(parameters=1e6),
+    }
+    chances = {"best": 0.4, "small": 0.2, "free": 0.15, "same": 0.12, "control": 0.11, "poor": 0.02}
+    found = alternatives(recommended(ranking(best=(1.0,)), **chances), facts)
+    assert [(one.model, one.probability, one.gains) for one in found] == [
+        ("small", 0.2, ("half the parameters", "2.5 times as fast")),
+        ("free", 0.15, ("licence Apache-2.0 instead of CC BY-NC 4.0",)),
+    ]
 
 
 def test_agreement_is_over_the_models_that_both_scored():
@@ -80,11 +79,12 @@ def report(image_folder) -> Report:
         ranking(curve=True, failed={"z": "not finite"}, a=(0.9, 0.8), b=(0.5, 0.4)),
         ranking(LogME(), a=(1.0,), b=(2.0,)),
     ]
-    models = {"a": candidate(), "b": candidate(skipped=("x.png: damaged",), source_accuracy=75.1)}
+    models = {"a": candidate(), "b": candidate(parameters=500_000, skipped=("x.png: damaged",), source_accuracy=75.1)}
     left_out = {"leep": "a: no source logits"}
     return Report(
-        load_images(image_folder), rankings, models, {"c<i>": "zoo.c[1]: no file"}, left_out, {"seed": 0},
-        command="estimate.py data=x",
+        load_images(image_folder), rankings, recommended(rankings[0], ("Few images.",), a=0.7, b=0.3), models,
+        {"c<i>": "zoo.c[1]: no file"}, left_out, {"seed": 0}, command="estimate.py data=x",
+        difficulty=Difficulty("a", {"cat": 60.0, "dog": 80.0}, {"cat": 5, "dog": 5}, [Confusion("cat", "dog", 2, 0.4)]),
     )  # fmt: skip
 
 
@@ -101,6 +101,8 @@ def test_files_hold_the_whole_report(report, tmp_path):
     assert len(pd.read_csv(csv)) == 4
     content = json.loads(js.read_text("utf-8"))
     assert content["failed"] == {"c<i>": "zoo.c[1]: no file"}
+    assert content["recommendation"]["probabilities"] == {"a": 0.7, "b": 0.3}
+    assert content["difficulty"]["confused"] == [{"true": "cat", "predicted": "dog", "images": 2, "share": 0.4}]
     assert content["left_out"] == {"leep": "a: no source logits"}
     assert content["models"]["b"]["skipped"] == ["x.png: damaged"]
     page = html.read_text("utf-8")
@@ -109,11 +111,14 @@ def test_files_hold_the_whole_report(report, tmp_path):
     assert "no source logits" in page
     assert page.count("the best value of a curve") == 1, "only one of the two scorers has curves"
     assert page.count("<th>± std</th>") == 1, "one seed has no deviation"
-    assert page.index("Read first") < page.index("Fine-tune a: by itm") < page.index("<table"), (
+    assert page.index("Read first") < page.index("Fine-tune a (best with") < page.index("<table"), (
         "the decision stands first"
     )
     assert 'href="ranking.csv"' in page
     assert "estimate.py data=x" in page
+    order = ["Few images", "Fine-tune a", "Alternatives", "Score and size", "Ranking by", "Classes by", "One image"]
+    assert sorted(order, key=page.index) == order, "what a reader needs first stands first"
+    assert "best with probability 0.30" in page, "b is within the noise, and of another size or licence"
     assert not re.search(r"(src|href)=\"(?!data:|ranking\.)", page), "the page needs no other file"
 
 
@@ -123,6 +128,7 @@ def test_names_are_safe_in_every_output(image_folder, tmp_path):
     found = Report(
         load_images(image_folder),
         [ranking(curve=True, **runs), ranking(LogME(), **runs)],
+        recommended(ranking(**runs), **dict.fromkeys(names, 1 / 7)),
         dict.fromkeys(names, candidate()),
         settings={"zoo": names},
     )
@@ -207,7 +213,7 @@ def test_many_models_and_scorers_stand_in_tables_that_fit(width):
     ]
     console = Console(width=width, record=True, file=io.StringIO())
     taus = agreement(rankings)["label0"]
-    found = list(scores_tables(rankings, dict.fromkeys(names, candidate()), "digits", taus, {}, width))
+    found = list(scores_tables(rankings, {}, dict.fromkeys(names, candidate()), "digits", taus, {}, width))
     console.print(*found)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
@@ -221,11 +227,16 @@ def test_the_console_lists_the_best_of_a_large_pool():
     names = [f"m{i:03}" for i in range(200)]
     one = ranking(**{name: (1 - i / 200,) for i, name in enumerate(names)})
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(*ranking_tables(one, dict.fromkeys(names, candidate()), "digits", {}, 110))
+    console.print(*ranking_tables(one, {}, dict.fromkeys(names, candidate()), "digits", {}, 110))
     text = console.export_text()
     assert "the first 40 of 200 models" in text
     assert "m039" in text
     assert "m040" not in text
+
+
+def test_the_front_has_each_model_that_no_smaller_one_beats():
+    models = {"large": (9.0, 0.9), "equal": (9.5, 0.9), "small": (1.0, 0.5), "poor": (5.0, 0.4), "twin": (1.0, 0.3)}
+    assert pareto_front(models) == ["small", "large"]
 
 
 @pytest.mark.parametrize("count", [1, 12])

@@ -18,6 +18,7 @@ import pytest
 import torch
 import wandb
 from breaking import break_in
+from rankings import recommended
 from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import ImageSet, load_images
@@ -153,7 +154,9 @@ def test_a_run_holds_config_tags_table_seconds_and_the_curve_of_every_seed(tmp_p
     )
     facts = Candidate(1, 32, 8, "gap", "crop", "none", "MIT", None, 1.0, 9.0, False)
     ranking = Ranking(ITM(), (Entry("a", runs), Entry("b", runs[:1])))
-    report = Report(load_images(image_folder), [ranking], {"a": facts, "b": facts}, settings=SETTINGS)
+    report = Report(
+        load_images(image_folder), [ranking], recommended(ranking), {"a": facts, "b": facts}, settings=SETTINGS
+    )
     with Wandb(group="ablation_batch", tags=["mine"]).track_estimate(SETTINGS, tmp_path / "run") as run:
         assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb")), "the run exists before the work"
         run.log(report)

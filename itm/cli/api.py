@@ -22,10 +22,13 @@ from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.race import Race
 from itm.ranking.ranking import Ranking
-from itm.report.decision import decision
+from itm.ranking.recommend import RESAMPLES, Recommendation
 from itm.report.report import Report
 from itm.scorers.base import Scorer
 from itm.scorers.common.names import by_name
+
+DEFAULT_SCORERS = ("combined", "itm", "logme", "regularized_hscore")
+"""Scorers of a run that names none; the first one decides."""
 
 
 @settings("")
@@ -37,6 +40,7 @@ class _Arguments:
     pretrained: bool
     seeds: Count
     seed: Annotated[int, Field(ge=0)]
+    resamples: Count
     limit: Annotated[int, Field(ge=2)] | None
     budget: dict[str, Any] | Budget | None
     race: bool | dict[str, Any] | Race
@@ -50,22 +54,6 @@ class _Arguments:
     batch_size: Count
     workers: Annotated[int, Field(ge=0)] | None
     jobs: Count | None
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The model to fine-tune.
-
-    Args:
-        model: Its name.
-        sentence: How clear its lead is.
-    """
-
-    model: str
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,8 +77,8 @@ class Estimate:
 
     @property
     def recommendation(self) -> Recommendation:
-        """The best model of the first scorer, and how clear its lead is."""
-        return Recommendation(self.ranking.order[0], decision(self.ranking))
+        """The model to fine-tune, and the probability that each model is the best."""
+        return self._report.recommendation
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scorer and model, best first, see :meth:`itm.report.report.Report.to_frame`."""
@@ -105,18 +93,20 @@ class Estimate:
         return self._report.write(Path(folder).expanduser(), setting="folder")[-1]
 
     def __str__(self) -> str:
-        return "\n".join([*(str(ranking) for ranking in self.rankings), str(self.recommendation), *self._notes()])
+        said = [*self._report.all_warnings(), str(self.recommendation), *self._notes()]
+        return "\n".join([*(str(ranking) for ranking in self.rankings), *said])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
         frame = self.to_frame()
-        columns = ["rank", "model", "score", "std", "parameters"]
+        columns = ["rank", "model", "score", "std", "p_best", "parameters"]
         if len(self.rankings) > 1:
             columns.insert(0, "scorer")
         parts = [frame[columns].to_html(index=False, float_format="{:.3f}".format, na_rep="")]
-        parts += [f"<p>{escape(line)}</p>" for line in (str(self.recommendation), *self._notes())]
+        said = [*self._report.all_warnings(), str(self.recommendation), *self._notes()]
+        parts += [f"<p>{escape(line)}</p>" for line in said]
         return "\n".join(parts)
 
     def _notes(self) -> list[str]:
@@ -135,11 +125,12 @@ class Estimate:
 def estimate(
     data: Any,
     models: Models = "demo",
-    scorer: str | Scorer | Sequence[str | Scorer] = "itm",
+    scorer: str | Scorer | Sequence[str | Scorer] = DEFAULT_SCORERS,
     *,
     pretrained: bool = True,
     seeds: int = 3,
     seed: int = 0,
+    resamples: int = RESAMPLES,
     limit: int | None = None,
     budget: Mapping[str, Any] | Budget | None = None,
     race: bool | Mapping[str, Any] | Race = False,
@@ -161,11 +152,13 @@ def estimate(
             :func:`itm.load_images`, whose result is also taken as it is.
         models: Names of models, also with ``*`` and ``?`` over timm's pretrained ids; settings of
             :func:`itm.load_backbone` by name; or the name of a zoo of ``configs/zoo``.
-        scorer: Name of a scorer, a scorer, or several; the first one decides the order.
+        scorer: Name of a scorer, a scorer, or several; the first one decides the order and the recommendation.
         pretrained: Fetch published weights; False builds randomly initialised controls. Models with a ``checkpoint``
             and the models of a zoo keep theirs.
         seeds: Number of seeds of a scorer with randomness.
         seed: First of the seeds, and seed of the splits.
+        resamples: Number of random halves of the images that the first scorer also sees, for the probability of each
+            model to be the best.
         limit: Number of images of a seeded, stratified sample; None takes all.
         budget: Limits on the models, see :class:`itm.models.budget.Budget`, as in ``{"parameters": 30e6}``.
         race: Whether to drop weak models before they see all images; or the settings of :class:`itm.ranking.race.Race`,
@@ -191,9 +184,9 @@ def estimate(
     """
     _Arguments(
         models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
-        limit=limit, budget=_plain(budget), race=_plain(race), groundtruth=groundtruth, on_error=on_error,
-        columns=_plain(columns), config=config,
-        store=store, device=device, precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
+        resamples=resamples, limit=limit, budget=_plain(budget), race=_plain(race), groundtruth=groundtruth,
+        on_error=on_error, columns=_plain(columns), config=config, store=store, device=device, precision=precision,
+        batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     zoo = resolve_models(models, pretrained)
@@ -215,6 +208,7 @@ def estimate(
         "groundtruth": None if groundtruth is None else str(groundtruth),
         "seed": seed,
         "seeds": seeds,
+        "resamples": resamples,
         "jobs": jobs,
         "store": str(store or default_store()),
         "scorer": list(scorers),

@@ -11,14 +11,17 @@ from itm.core.errors import SettingError, unknown
 from itm.core.parallel import processes
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import compare_with_truth, known_priors
-from itm.evaluation.truth import Truth, find_truth
-from itm.extraction.pool import ExtractionSettings, extract_pool
+from itm.evaluation.difficulty import class_difficulty
+from itm.evaluation.priors import find_prior
+from itm.evaluation.truth import Truth, find_truth, shipped_tables
+from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, extract_pool
 from itm.models import check_zoo
 from itm.ranking.race import Race, race
-from itm.ranking.ranking import rank_all
+from itm.ranking.ranking import Ranking, rank_all
+from itm.ranking.recommend import RESAMPLES, Recommendation, recommend
 from itm.ranking.source import with_source_features
 from itm.report.report import Report
-from itm.scorers.base import Scorer
+from itm.scorers import Combined, Scorer
 
 _METRICS = ("tau_w", "regret", "mean_score", "seconds")
 _NEED_TRUTH = ("tau_w", "regret")
@@ -46,10 +49,50 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     pool, raced = (extract_pool(extraction), None) if rules is None else race(extraction, rules)
     left = {name: entry for name, entry in extraction.zoo.items() if name in pool.features}
     scorers = with_source_features(scorers, run["source"], replace(extraction, zoo=left))
+    scorers = with_prior(scorers, run, pool.candidates)
     jobs = run["jobs"] or processes()
     rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
+    recommendation = _recommend(pool, rankings[0], run, jobs)
+    difficulty = class_difficulty(recommendation.model, pool.features[recommendation.model], pool.images.classes)
     compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(pool.candidates, truth))
-    return Report(pool.images, rankings, pool.candidates, pool.failed, left_out, run, compared, race=raced)
+    return Report(
+        pool.images, rankings, recommendation, pool.candidates, pool.failed, left_out, run, compared,
+        difficulty=difficulty, race=raced,
+    )  # fmt: skip
+
+
+def with_prior(
+    scorers: Mapping[str, Scorer], run: Mapping[str, Any], candidates: Mapping[str, Candidate]
+) -> dict[str, Scorer]:
+    """Give combinations the mean rank elsewhere as their prior, where they ask for it and a table knows every model.
+
+    Args:
+        scorers: Scorers by the name of their ranking.
+        run: Settings of the run; of ``groundtruth`` a file counts beside the shipped tables.
+        candidates: Facts of the models to score.
+    """
+    asking = [name for name, one in scorers.items() if isinstance(one, Combined) and one.prior == "elsewhere"]
+    if not asking:
+        return dict(scorers)
+    source = str(run["groundtruth"])
+    tables = shipped_tables(groundtruth_folder())
+    if source not in ("None", "shipped", "paper"):
+        tables.insert(0, source)
+    controls = any(candidate.untrained for candidate in candidates.values())
+    prior = find_prior(tables, str(run["data"]["name"]), list(candidates), controls=controls)
+    return {**scorers, **{name: replace(scorers[name], prior=prior) for name in asking}}  # type: ignore[call-arg]
+
+
+def _recommend(pool: ExtractedPool, ranking: Ranking, run: Mapping[str, Any], jobs: int) -> Recommendation:
+    return recommend(
+        pool.features,
+        ranking,
+        resamples=run.get("resamples", RESAMPLES),
+        seed=run["seed"],
+        controls=[name for name, candidate in pool.candidates.items() if candidate.untrained],
+        parameters={name: candidate.parameters for name, candidate in pool.candidates.items()},
+        jobs=jobs,
+    )
 
 
 def check_optimised(metric: str | None, scorers: Mapping[str, Scorer], truth: Truth | None) -> None:

@@ -64,6 +64,7 @@ class EstimateSettings:
 
     seed: Seed = 0
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 3
+    resamples: Annotated[int, Field(ge=1, le=10_000)] = 30
     jobs: Annotated[int, Field(ge=1, le=1024)] | None = None
     worker: Annotated[int, Field(ge=0)] | None = None
     store: Text = ""

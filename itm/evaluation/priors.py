@@ -6,12 +6,14 @@ On the field's own benchmarks these rank models about as well as the scores do, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import pandas as pd
 
 from itm.core.errors import DataError, unknown
+from itm.evaluation.truth import columns_of
+from itm.groundtruth.tables import load
 
 
 class ModelFacts(Protocol):
@@ -53,10 +55,7 @@ def source_accuracy(models: Mapping[str, ModelFacts]) -> dict[str, float]:
 
 
 def mean_rank_elsewhere(table: pd.DataFrame, dataset: str) -> dict[str, float]:
-    """Rank by how the models do on the other datasets.
-
-    On each other dataset the models it has an accuracy for are ranked, equal ones sharing the mean of their ranks, and
-    the rank is divided by the number of models, so that datasets with missing cells weigh alike.
+    """Rank by how the models do on the other datasets, see :func:`mean_rank`.
 
     Args:
         table: True accuracy, index model, columns dataset, as :func:`itm.groundtruth.tables.load` returns it; may
@@ -76,6 +75,48 @@ def mean_rank_elsewhere(table: pd.DataFrame, dataset: str) -> dict[str, float]:
     others = table.drop(columns=dataset)
     if others.shape[1] == 0:
         raise DataError(f"The accuracy table holds {dataset} alone; mean rank elsewhere needs one more dataset.")
-    ranks = others.rank(ascending=False, method="average") / others.count()
-    means = -ranks.mean(axis=1)
+    return mean_rank(others)
+
+
+def mean_rank(table: pd.DataFrame) -> dict[str, float]:
+    """Average the models' ranks over the datasets of a table.
+
+    On each dataset the models it has an accuracy for are ranked, equal ones sharing the mean of their ranks, and the
+    rank is divided by the number of models, so that datasets with missing cells weigh alike.
+
+    Args:
+        table: True accuracy, index model, columns dataset; may have gaps.
+
+    Returns:
+        Minus the mean relative rank by model name, between -1 and 0. Models without an accuracy are left out.
+    """
+    means = -(table.rank(ascending=False, method="average") / table.count()).mean(axis=1)
     return {str(name): float(mean) for name, mean in means.items() if not math.isnan(mean)}
+
+
+def find_prior(
+    tables: Sequence[str], data: str, models: Sequence[str], *, controls: bool = False
+) -> dict[str, float] | None:
+    """Find the mean rank elsewhere for images that no table needs to know.
+
+    Args:
+        tables: Sources of :func:`itm.groundtruth.tables.load`.
+        data: The run's data as typed, whose own column the prior must not use.
+        models: Names of the run's models.
+        controls: Whether some of them are untrained. A control may have the name of a trained model of the paper, so
+            its table is then passed over.
+
+    Returns:
+        Minus the mean relative rank by model, of the table that knows every model on most datasets, the first of equal
+        ones; None where none does, or there are fewer than two models.
+    """
+    best: pd.DataFrame | None = None
+    for source in tables:
+        if len(models) < 2 or (source == "paper" and controls):
+            continue
+        table = load(source).reindex(list(models))
+        others = table.drop(columns=columns_of(data), errors="ignore").dropna(axis="columns", how="all")
+        known = bool(others.notna().any(axis=1).all())
+        if known and (best is None or others.shape[1] > best.shape[1]):
+            best = others
+    return None if best is None else mean_rank(best)

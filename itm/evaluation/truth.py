@@ -91,11 +91,9 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     """
     if source is None:
         return None
-    data = data.removeprefix(CATALOG_PREFIX)
-    dataset = data if data in CATALOG else dataset_name(data)
+    dataset = dataset_of(data)
     if source == "shipped":
-        paths = [str(path) for path in sorted(shipped.glob("*.csv")) if not path.stem.endswith("_cells")]
-        sources = [*paths, "paper"] if data in CATALOG else []
+        sources = shipped_tables(shipped) if data.removeprefix(CATALOG_PREFIX) in CATALOG else []
         found = [truth for path in sources if (truth := _read(path, dataset)) is not None]
         best = max(found, key=lambda truth: len(truth.shared(models)), default=None)
         return best if best is not None and len(best.shared(models)) >= LEAST_MODELS else None
@@ -113,10 +111,28 @@ def find_truth(source: str | None, data: str, models: Collection[str], shipped: 
     return chosen
 
 
+def shipped_tables(folder: Path) -> list[str]:
+    """Return the sources of the shipped tables in a folder, the paper's last."""
+    paths = [str(path) for path in sorted(folder.glob("*.csv")) if not path.stem.endswith("_cells")]
+    return [*paths, "paper"]
+
+
+def dataset_of(data: str) -> str:
+    """Return the name of the dataset of a run: its own, or the folder's."""
+    name = data.removeprefix(CATALOG_PREFIX)
+    return name if name in CATALOG else dataset_name(name)
+
+
+def columns_of(data: str) -> list[str]:
+    """Return the columns that a table may have for the data of a run: this package's name and the paper's."""
+    dataset = dataset_of(data)
+    return [name for name in (dataset, PAPER_COLUMN.get(dataset)) if name is not None]
+
+
 def _read(source: str, dataset: str) -> Truth | None:
-    """The table if it has the dataset, by this package's name or the paper's."""
+    """Return the table if it has the dataset, by this package's name or the paper's."""
     table = load(source)
-    column = next((name for name in (dataset, PAPER_COLUMN.get(dataset)) if name in table.columns), None)
+    column = next((name for name in columns_of(dataset) if name in table.columns), None)
     if column is None:
         return None
     if source == "paper":

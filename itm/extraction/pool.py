@@ -23,7 +23,7 @@ from itm.extraction.readouts.dense import Dense
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
-from itm.models.backbone import Backbone, load_backbone
+from itm.models.backbone import UNTRAINED, Backbone, load_backbone
 
 ROWS = 20_000
 """Sampled pixels of all images together."""
@@ -128,6 +128,11 @@ class Candidate:
     skipped: tuple[str, ...] = ()
     precision: str = "32"
     stride: float | None = None
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it is a randomly initialised control."""
+        return self.pretraining == UNTRAINED
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, extraction: Extraction, readout: Readout = POOLED) -> Candidate:

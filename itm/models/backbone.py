@@ -28,7 +28,8 @@ from itm.models.checkpoints import LAYOUTS, digest
 from itm.models.entry import SETTINGS, check_settings
 from itm.models.families import find_model
 
-_RANDOM = "none (randomly initialised control)"
+UNTRAINED = "none (randomly initialised control)"
+"""Pre-training of a model without weights, in words."""
 
 
 class Backbone(nn.Module):
@@ -65,7 +66,7 @@ class Backbone(nn.Module):
         name: str,
         model: str,
         license: str = "unknown",
-        pretraining: str = _RANDOM,
+        pretraining: str = UNTRAINED,
         source_accuracy: float | None = None,
     ) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ def load_backbone(
     builder = NetworkBuilder(family, LAYOUTS[layout], image_size, seed, zoo, model_args)
     weights = builder.fetch() if pretrained else builder.read(checkpoint) if checkpoint else None
     network = builder.build(weights, pooling, f"{zoo}.checkpoint={checkpoint}" if checkpoint else f"{zoo}.pretrained")
-    origin = family.pretraining if pretrained else f"{layout} checkpoint {checkpoint}" if checkpoint else _RANDOM
+    origin = family.pretraining if pretrained else f"{layout} checkpoint {checkpoint}" if checkpoint else UNTRAINED
     backbone = Backbone(
         network,
         {

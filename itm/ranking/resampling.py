@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from itm.core.errors import FeatureError, SettingError
+from itm.core.errors import SettingError
 from itm.core.features import Features
 from itm.core.parallel import map_forked
 from itm.core.progress import show_progress
 from itm.core.seeding import derive_seed
 from itm.core.splits import split_indices
-from itm.scorers.base import Scorer
+from itm.scorers import Combined, Scorer
 
 MOST_ROWS = 1000
 """Rows of a part: the time of a score grows with them, and its deviations can be rescaled."""
@@ -57,32 +57,69 @@ def random_parts(
 
 
 def resampled_scores(
-    pool: Mapping[str, Features], scorer: Scorer, parts: Sequence[Tensor], *, seed: int = 0, jobs: int = 1
+    pool: Mapping[str, Features],
+    scorer: Scorer,
+    parts: Sequence[Tensor],
+    *,
+    models: Sequence[str] | None = None,
+    seed: int = 0,
+    jobs: int = 1,
 ) -> NDArray[np.float64]:
-    """Score all models of a pool on each part of the rows.
+    """Score models of a pool on each part of the rows.
+
+    The features of a model are read once for all parts, except by a scorer that needs all models side by side.
 
     Args:
         pool: Features of the same images by model name.
         scorer: The score. Where it has a seed, each part gets its own.
         parts: Indices of the rows of each part, see :func:`random_parts`.
+        models: Models to score; all of the pool where not given.
         seed: Seed of the scorer on the first part, counted upwards.
-        jobs: Processes that share the parts, see :func:`itm.core.parallel.map_forked`.
+        jobs: Processes that share the work, see :func:`itm.core.parallel.map_forked`.
 
     Returns:
-        Scores, parts in rows and models in columns in the order of the pool, ``[R, M]``; NaN in the whole row of a part
-        on which a model cannot be scored.
+        Scores, parts in rows and models in columns, ``[R, M]``; NaN where a model cannot be
+        scored on a part.
 
     Raises:
         SettingError: If a process was killed.
     """
-    with show_progress("Scoring resampled images", len(parts), unit="resamples") as advance:
-        rows = map_forked(
-            lambda index: _score(pool, _with_seed(scorer, seed + index), parts[index]),
-            range(len(parts)),
-            jobs,
-            advance,
-        )
-    return np.array(rows, dtype=np.float64).reshape(len(parts), len(pool))
+    names, count = list(models or pool), len(parts)
+    if isinstance(scorer, Combined):
+        members = {
+            one.name: resampled_scores(pool, one, parts, models=names, seed=seed, jobs=jobs) for one in scorer.scorers
+        }
+        return combined_scores(scorer, members, names)
+    variants = [_with_seed(scorer, seed + index) for index in range(count)]
+    with show_progress(f"Resampling {scorer.name}", count if scorer.relative else len(names)) as advance:
+        if scorer.relative:
+            chosen = {name: pool[name] for name in names}
+            found = map_forked(lambda part: _score(variants[part], chosen, parts[part]), range(count), jobs, advance)
+            return np.array(found).reshape(count, len(names))
+
+        def score_model(model: str) -> list[float]:
+            one = {model: pool[model]}
+            return [_score(variant, one, rows)[0] for variant, rows in zip(variants, parts, strict=True)]
+
+        return np.array(map_forked(score_model, names, jobs, advance)).reshape(len(names), count).T
+
+
+def combined_scores(
+    scorer: Combined, members: Mapping[str, NDArray[np.float64]], models: Sequence[str]
+) -> NDArray[np.float64]:
+    """Combine the members' scores part by part.
+
+    Args:
+        scorer: The combination.
+        members: Scores of each member by its name, ``[R, M]``.
+        models: Names of the columns.
+
+    Returns:
+        ``[R, M]``; NaN where a member has no score.
+    """
+    stacked = np.array(list(members.values()))  # [K, R, M]
+    rows = [scorer.combine(dict(zip(members, part, strict=True)), models) for part in stacked.transpose(1, 0, 2)]
+    return np.where(np.isnan(stacked).any(axis=0), math.nan, np.array(rows))
 
 
 def deviations(scores: NDArray[np.float64], rows: int, part: int) -> NDArray[np.float64]:
@@ -112,12 +149,10 @@ def deviations(scores: NDArray[np.float64], rows: int, part: int) -> NDArray[np.
     return np.asarray((known - known.mean(axis=0)) * math.sqrt(part / max(rows - part, 1)))
 
 
-def _score(pool: Mapping[str, Features], scorer: Scorer, rows: Tensor) -> list[float]:
-    try:
-        found = scorer.score({name: take_rows(features, rows) for name, features in pool.items()})
-    except FeatureError:
-        return [math.nan] * len(pool)
-    return [found[name] for name in pool]
+def _score(scorer: Scorer, pool: Mapping[str, Features], rows: Tensor) -> list[float]:
+    """Return the models' scores on some rows; NaN for each model that cannot be scored on them."""
+    runs, _ = scorer.evaluate_sound({name: take_rows(features, rows) for name, features in pool.items()})
+    return [runs[name][0].value if name in runs else math.nan for name in pool]
 
 
 def _with_seed(scorer: Scorer, seed: int) -> Scorer:

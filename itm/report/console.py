@@ -15,17 +15,34 @@ from itm.ranking.ranking import Ranking
 Accuracy = Mapping[str, float]
 """True accuracy by model, percent; empty where it is not known."""
 
+_LONG_NAME = 14
 MOST_ROWS = 40
 """Models that the console lists; the files have all models."""
 
 
 def ranking_tables(
-    ranking: Ranking, candidates: Mapping[str, Candidate], title: str, truth: Accuracy, width: int
+    ranking: Ranking,
+    chances: Mapping[str, float],
+    candidates: Mapping[str, Candidate],
+    title: str,
+    truth: Accuracy,
+    width: int,
 ) -> Iterator[Table]:
-    """Turn one scorer's ranking with each model's facts into tables, best first, that fit the width."""
+    """Turn one scorer's ranking with each model's facts into tables, best first, that fit the width.
+
+    Args:
+        ranking: The ranking.
+        chances: Probability of being the best by model; empty where it is not known.
+        candidates: Facts by model.
+        title: Name of the images.
+        truth: True accuracies.
+        width: Characters of a line.
+    """
     models = ranking.order
     facts = [candidates[model] for model in models]
     frame = pd.DataFrame({"model": models, "score": _scores(ranking)})
+    if chances:
+        frame["P(best)"] = _numbers((chances.get(model) for model in models), ".2f")
     if truth:
         frame["true %"] = _numbers((truth.get(model) for model in models), ".2f")
     frame["params"] = [f"{model.parameters / 1e6:.1f} M" for model in facts]
@@ -39,6 +56,7 @@ def ranking_tables(
 
 def scores_tables(
     rankings: Sequence[Ranking],
+    chances: Mapping[str, float],
     candidates: Mapping[str, Candidate],
     title: str,
     taus: pd.Series[float],
@@ -49,6 +67,7 @@ def scores_tables(
 
     Args:
         rankings: The first one orders the models.
+        chances: Probability of being the best by model; empty where it is not known.
         candidates: Facts by model.
         title: Name of the images.
         taus: Kendall's tau with the first ranking, by scorer; the last row.
@@ -58,18 +77,20 @@ def scores_tables(
     places = {model: place for place, model in enumerate(rankings[0].order, 1)}
     models = sorted(candidates, key=lambda model: places.get(model, len(candidates) + 1))
     columns: dict[str, list[str]] = {}
+    if chances:
+        columns["P(best)"] = _numbers((chances.get(model) for model in models), ".2f")
     if truth:
         columns["true %"] = _numbers((truth.get(model) for model in models), ".2f")
-    columns["params"] = [f"{candidates[model].parameters / 1e6:.1f} M" for model in models]
-    columns["ImageNet %"] = _numbers((candidates[model].source_accuracy for model in models), ".1f")
+    heads = {ranking.name: _breakable(ranking.name) for ranking in rankings}
     for ranking in rankings:
         form = number_format(ranking.scores.values())
         order = {model: place for place, model in enumerate(ranking.order, 1)}
-        columns[ranking.name] = [
+        columns[heads[ranking.name]] = [
             f"{ranking.scores[model]:{form}} ({order[model]})" if model in order else "-" for model in models
         ]
+    columns |= _prior_columns(rankings[0], candidates, models)
     frame = pd.DataFrame(columns, index=pd.Index(models, name="model")).head(MOST_ROWS)
-    last = {ranking.name: f"{taus[ranking.name]:.2f}" for ranking in rankings}
+    last = {heads[ranking.name]: f"{taus[ranking.name]:.2f}" for ranking in rankings}
     frame.loc[f"tau with {rankings[0].name}"] = [last.get(name, "") for name in frame.columns]
     yield from frame_tables(frame, f"Scores (place) on {title}{_cut(len(models))}", width)
 
@@ -115,6 +136,24 @@ def _scores(ranking: Ranking) -> list[str]:
 
 def _numbers(values: Iterable[float | None], form: str) -> list[str]:
     return ["-" if value is None else format(value, form) for value in values]
+
+
+def _prior_columns(
+    ranking: Ranking, candidates: Mapping[str, Candidate], models: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return the columns of the priors that some model has a value of."""
+    elsewhere = {entry.model: entry.details["prior"] for entry in ranking.entries if "prior" in entry.details}
+    priors = {
+        "params": [f"{candidates[model].parameters / 1e6:.1f} M" for model in models],
+        "ImageNet %": _numbers((candidates[model].source_accuracy for model in models), ".1f"),
+        "rank elsewhere": _numbers((elsewhere.get(model) for model in models), ".2f"),
+    }
+    return {name: values for name, values in priors.items() if set(values) != {"-"}}
+
+
+def _breakable(name: str) -> str:
+    """Return a long name with a space after each underscore, where a narrow column may break it."""
+    return name.replace("_", "_ ") if len(name) > _LONG_NAME else name
 
 
 def _cut(models: int) -> str:

@@ -1,39 +1,63 @@
-"""The decision that a run leads to, in sentences: which model, how clear its lead is, and what to be careful of."""
+"""What follows from a run's rankings, in sentences: alternatives to the recommended model, verdicts of other scores."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
-import torch
 
-from itm.data.image_set import ImageSet
 from itm.extraction.pool import Candidate
 from itm.metrics.single import kendall_tau
+from itm.models.pretraining import TIERS, tier_of
 from itm.ranking.ranking import Ranking
+from itm.ranking.recommend import Recommendation, share_in_words
 
-FEW_IMAGES = 10
-"""Fewer images of a class than these are mentioned."""
-_CONTROL = "none (randomly initialised"  # beginning of the pre-training text of an untrained model
 _EQUAL = 1e-9  # relative; scores that differ by less are equal but for rounding
+_GAIN = 0.9  # a model that needs more than this share of the other one's size or time saves nothing worth a sentence
 
 
-def decision(ranking: Ranking) -> str:
-    """Return one sentence on which model to fine-tune and how clear its lead is.
+@dataclass(frozen=True)
+class Alternative:
+    """A model within the noise of the recommended one that is cheaper to run or freer to use.
 
     Args:
-        ranking: The ranking that decides.
+        model: Its name.
+        probability: Probability that it is the best model.
+        gains: What it saves, such as "half the parameters".
     """
-    if not ranking.entries:
-        return f"No decision: {ranking.name} has no score of any model."
-    best = ranking.entries[0].model
-    equal = ties(ranking)
-    if len(ranking.entries) == 1:
-        return f"Fine-tune {best}: the only model with a score of {ranking.name}; nothing to compare it with."
-    if equal:
-        return f"Fine-tune {_joined([best, *equal], 'or')}: by {ranking.name} they share the first place."
-    return f"Fine-tune {best}: by {ranking.name} it {_lead(ranking)}."
+
+    model: str
+    probability: float
+    gains: tuple[str, ...]
+
+
+def alternatives(recommendation: Recommendation, candidates: Mapping[str, Candidate]) -> list[Alternative]:
+    """Return the models within the noise that are smaller, faster or under a freer licence, most probable first.
+
+    Args:
+        recommendation: The recommendation.
+        candidates: Facts by model.
+    """
+    best = candidates[recommendation.model]
+    found = []
+    for name in recommendation.equals:
+        gains = tuple(_gains(candidates[name], best))
+        if gains and not candidates[name].untrained:
+            found.append(Alternative(name, recommendation.probabilities[name], gains))
+    return found
+
+
+def _gains(model: Candidate, best: Candidate) -> list[str]:
+    gains = []
+    if model.parameters < _GAIN * best.parameters:
+        gains.append(f"{share_in_words(model.parameters / best.parameters)} parameters")
+    if model.images_per_second * _GAIN > best.images_per_second > 0:
+        gains.append(f"{model.images_per_second / best.images_per_second:.1f} times as fast")
+    if not best.untrained and TIERS.index(tier_of(model.license)) < TIERS.index(tier_of(best.license)):
+        gains.append(f"licence {model.license} instead of {best.license}")
+    return gains
 
 
 def verdict(ranking: Ranking) -> str:
@@ -61,33 +85,6 @@ def _lead(ranking: Ranking) -> str:
         return f"{said} (no spread over seeds to compare with)"
     clear = "a clear lead" if margin > 2 * deviation else "too close to call"
     return f"{said}, {margin / deviation:.1f} times the spread over seeds: {clear}"
-
-
-def warnings(images: ImageSet, ranking: Ranking, candidates: Mapping[str, Candidate]) -> list[str]:
-    """Return what a reader has to know before the decision, one sentence each.
-
-    Args:
-        images: The images that the features are of.
-        ranking: The ranking that decides.
-        candidates: Facts by model.
-    """
-    said = []
-    upper = ranking.order[: len(ranking.order) // 2]
-    controls = [name for name in upper if candidates[name].pretraining.startswith(_CONTROL)]
-    if controls:
-        said.append(f"An untrained control is in the upper half ({', '.join(controls)}): do not trust this score here.")
-    counts = torch.bincount(images.labels, minlength=len(images.classes))
-    few = [name for name, count in zip(images.classes, counts.tolist(), strict=True) if count < FEW_IMAGES]
-    if few:
-        least = int(counts.min())
-        said.append(
-            f"{len(few)} of {len(images.classes)} classes have fewer than {FEW_IMAGES} images (the smallest {least}): "
-            "scores of so few images vary much."
-        )
-    skipped = {item for candidate in candidates.values() for item in candidate.skipped}
-    if skipped:
-        said.append(f"{len(skipped)} image(s) could not be read and were skipped: {min(skipped)}")
-    return said
 
 
 def agreement(rankings: Sequence[Ranking]) -> pd.DataFrame:

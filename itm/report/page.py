@@ -20,7 +20,7 @@ from itm.core.errors import DataError
 from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.report import figures
-from itm.report.decision import agreement, decision, verdict
+from itm.report.decision import agreement, alternatives, verdict
 
 if TYPE_CHECKING:
     from itm.report.report import Report
@@ -32,7 +32,7 @@ _SIDE = 112  # longer side of a sample image, pixels
 
 
 def to_html(report: Report) -> str:
-    """Render the page: the decision, the ranking, figures, the comparison with the truth, images and settings.
+    """Render the page: recommendation, alternatives, ranking, hard classes, ground truth, images, settings.
 
     A figure that cannot be drawn is left out with a warning in the log.
     """
@@ -50,9 +50,10 @@ def to_html(report: Report) -> str:
     compared = report.comparison is not None and len(report.comparison.rows) > 0
     return template.render(
         report=report,
-        decision=report.advice or decision(first),
+        alternatives=alternatives(report.recommendation, report.candidates),
         warnings=report.all_warnings(),
         size_picture=_picture(figures.score_against_size, first, sizes),
+        class_picture=_picture(figures.class_bars, report.difficulty),
         truth_picture=_picture(figures.truth_scatter, report.rankings, report.truth) if compared else None,
         pictures=pictures,
         samples=[(name, _thumbnail(image)) for name, image in sample_images(report.images)],

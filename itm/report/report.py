@@ -20,12 +20,14 @@ from itm.core.files import storage_errors, write_atomic
 from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
+from itm.evaluation.difficulty import Difficulty
 from itm.extraction.pool import Candidate
 from itm.ranking.race import RaceResult
 from itm.ranking.ranking import Ranking
+from itm.ranking.recommend import Recommendation
 from itm.report import console as tables
 from itm.report import page
-from itm.report.decision import agreement, decision, warnings
+from itm.report.decision import agreement
 from itm.report.output import write_csv
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Report:
     Args:
         images: The images that the features are of.
         rankings: One ranking per scorer; the first one decides and orders the tables.
+        recommendation: The model to fine-tune, by the first ranking.
         candidates: Every model with features, by name.
         failed: Models without features, with the reason.
         left_out: Scorers that could not run, with the reason.
@@ -45,13 +48,13 @@ class Report:
         comparison: The rankings beside the true one; None where the true accuracies are not known.
         command: The command line, as typed; empty where there was none.
         date: When the run ended.
-        advice: A sentence on which model to fine-tune; default :func:`itm.report.decision.decision`.
-        cautions: Sentences that a reader needs before the advice, beside those of the images and the ranking.
+        difficulty: How hard each class is for the recommended model; None where it is not known.
         race: The race that dropped models; None where every model saw all images.
     """
 
     images: ImageSet
     rankings: Sequence[Ranking]
+    recommendation: Recommendation
     candidates: Mapping[str, Candidate]
     failed: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -59,8 +62,7 @@ class Report:
     comparison: TruthComparison | None = None
     command: str = ""
     date: datetime = field(default_factory=lambda: datetime.now().astimezone())
-    advice: str | None = None
-    cautions: Sequence[str] = ()
+    difficulty: Difficulty | None = None
     race: RaceResult | None = None
 
     @property
@@ -83,6 +85,7 @@ class Report:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scorer and model, best first: the ranking's columns and the candidate's numbers.
 
+        ``p_best`` is the probability that the model is the best one, by the first scorer; NaN where it is not known.
         Where the truth is known, it has ``true_accuracy`` (percent) and ``true_rank``, too; equal accuracies share the
         better rank. Models that a race dropped follow without rank and score, with ``dropped_in_round`` and ``reason``.
         """
@@ -91,6 +94,7 @@ class Report:
             frame = ranking.to_frame()
             frame.insert(0, "scorer", ranking.name)
             facts = [self.candidates[model] for model in frame["model"]]
+            frame["p_best"] = frame["model"].map(self.recommendation.probabilities).astype(float)
             frame["parameters"] = [model.parameters for model in facts]
             for column in ("input_size", "dim", "pretraining"):
                 frame[column] = [getattr(model, column) for model in facts]
@@ -125,13 +129,15 @@ class Report:
         """Return the whole report as plain values, the content of ``ranking.json``."""
         return {
             "dataset": self.dataset,
-            "decision": self.advice or decision(self.rankings[0]),
+            "decision": self.recommendation.sentence,
             "warnings": self.all_warnings(),
+            "recommendation": dataclasses.asdict(self.recommendation),
             "rankings": [_ranking_dict(ranking) for ranking in self.rankings],
             "models": {name: dataclasses.asdict(candidate) for name, candidate in self.candidates.items()},
             "failed": dict(self.failed),
             "left_out": dict(self.left_out),
             "race": None if self.race is None else self.race.to_dict(),
+            "difficulty": None if self.difficulty is None else dataclasses.asdict(self.difficulty),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "settings": dict(self.settings),
             "versions": versions(),
@@ -188,24 +194,27 @@ class Report:
 
     def all_warnings(self) -> list[str]:
         """Return the sentences that a reader needs before the decision."""
-        said = [*self.cautions, *warnings(self.images, self.rankings[0], self.candidates)]
+        said = list(self.recommendation.warnings)
+        skipped = {item for candidate in self.candidates.values() for item in candidate.skipped}
+        if skipped:
+            said.append(f"{len(skipped)} image(s) could not be read and were skipped: {min(skipped)}")
         if self.failed:
             said.append(f"{len(self.failed)} model(s) have no features and no score: {', '.join(self.failed)}.")
         return said
 
     def show(self, console: Console) -> None:
         """Print the decision, the table of scores, the comparison with the truth and what failed."""
-        facts = self.candidates, self._title()
+        facts, chances = (self.candidates, self._title()), self.recommendation.probabilities
         if len(self.rankings) == 1:
-            shown = tables.ranking_tables(self.rankings[0], *facts, self.truth, console.width)
+            shown = tables.ranking_tables(self.rankings[0], chances, *facts, self.truth, console.width)
         else:
             taus = agreement(self.rankings)[self.rankings[0].name]
-            shown = tables.scores_tables(self.rankings, *facts, taus, self.truth, console.width)
+            shown = tables.scores_tables(self.rankings, chances, *facts, taus, self.truth, console.width)
         for table in shown:
             console.print(table)
         for sentence in self.all_warnings():
             console.print(f"[yellow]warning[/yellow] {cell(sentence)}", highlight=False)
-        console.print(cell(self.advice or decision(self.rankings[0])), highlight=False)
+        console.print(cell(self.recommendation.sentence), highlight=False)
         if self.comparison is not None:
             if self.comparison.rows:
                 console.print(tables.truth_table(self.comparison))

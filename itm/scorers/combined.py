@@ -17,8 +17,6 @@ from itm.core.settings import settings
 from itm.scorers.base import PoolScorer, Score, Scorer
 from itm.scorers.common.names import by_name
 
-_PRIOR = "prior"
-
 Runs = dict[str, list[Score]]
 
 
@@ -95,14 +93,31 @@ class Combined(PoolScorer):
             members[scorer.name], refused = scorer.evaluate_sound(pool, seeded)
             failed = {**refused, **failed}
         if isinstance(self.prior, Mapping):
-            known = {name: self.prior[name] for name in pool if math.isfinite(self.prior.get(name, math.nan))}
-            members[_PRIOR] = {name: [Score(float(value))] for name, value in known.items()}
-            failed = {**{name: "the prior has no value" for name in pool if name not in known}, **failed}
+            unknown = [name for name in pool if not math.isfinite(self.prior.get(name, math.nan))]
+            failed = {**dict.fromkeys(unknown, "the prior has no value"), **failed}
         sound = [name for name in pool if name not in failed]
         if not sound:
             return {}, failed
         runs = [self._combine(members, sound, place) for place in range(max(1, len(seeds)))]
         return {name: [run[index] for run in runs] for index, name in enumerate(sound)}, failed
+
+    def combine(self, members: Mapping[str, Sequence[float]], models: Sequence[str]) -> NDArray[np.float64]:
+        """Combine the members' scores of the same models.
+
+        Args:
+            members: Scores in the order of the models, by the member's name; without the prior.
+            models: The models.
+
+        Returns:
+            The combined scores, ``[M]``.
+        """
+        rows = [np.asarray(values, dtype=np.float64) for values in members.values()]
+        if isinstance(self.prior, Mapping):
+            rows.append(np.array([self.prior[model] for model in models], dtype=np.float64))
+        if len(rows) == 1:
+            return rows[0]
+        scaled = _ranks if self.form == "ranks" else _zscores
+        return np.asarray(np.mean([scaled(row) for row in rows], axis=0))
 
     def _combine(self, members: Mapping[str, Runs], models: Sequence[str], seed: int) -> list[Score]:
         """Combine the members' scores of one seed, given by its place."""
@@ -110,15 +125,14 @@ class Combined(PoolScorer):
             member: [runs[model][seed if len(runs[model]) > 1 else 0] for model in models]
             for member, runs in members.items()
         }
-        values = np.array([[score.value for score in scores] for scores in chosen.values()])
-        if len(chosen) > 1:
-            scaled = _ranks if self.form == "ranks" else _zscores
-            values = np.array([scaled(row) for row in values])
+        values = self.combine({member: [score.value for score in scores] for member, scores in chosen.items()}, models)
         combined = []
-        for index, value in enumerate(values.mean(axis=0).tolist()):
+        for index, (model, value) in enumerate(zip(models, values.tolist(), strict=True)):
             parts = {member: scores[index] for member, scores in chosen.items()}
-            seconds = sum(part.seconds for part in parts.values())
-            combined.append(Score(value, seconds, {member: part.value for member, part in parts.items()}))
+            details = {member: part.value for member, part in parts.items()}
+            if isinstance(self.prior, Mapping):
+                details["prior"] = float(self.prior[model])
+            combined.append(Score(value, sum(part.seconds for part in parts.values()), details))
         return combined
 
 

@@ -43,16 +43,27 @@ class LinearProbe(Scorer):
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 100 per cent."""
+        predicted, unconverged = self.out_of_fold(samples)
+        hits = int((predicted == samples.y.cpu()).sum())
+        return Score(100 * hits / len(predicted), details={"unconverged_folds": unconverged})
+
+    def out_of_fold(self, samples: Samples) -> tuple[Tensor, int]:
+        """Predict the class of every row by a regression that did not see it.
+
+        Returns:
+            Classes ``0..C-1`` in the order of the rows, int64, ``[N]``, and the number of folds without convergence.
+        """
         rows, classes = canonical(samples)
         x = standardized(samples.x.cpu()[rows].double()).numpy()
         y = torch.argsort(classes)[samples.y.cpu()[rows]].numpy()
         fold = assign_folds(samples, self.folds, self.seed)[rows].numpy()
-        hits, unconverged = 0, 0
+        predicted = torch.empty(len(y), dtype=torch.int64)
+        unconverged = 0
         for held in (fold == number for number in np.unique(fold)):
-            predicted, converged = self._predict(x[~held], y[~held], x[held])
-            hits += int((predicted == y[held]).sum())
+            found, converged = self._predict(x[~held], y[~held], x[held])
+            predicted[rows[torch.from_numpy(held)]] = classes[torch.from_numpy(found)]
             unconverged += not converged
-        return Score(100 * hits / len(y), details={"unconverged_folds": unconverged})
+        return predicted, unconverged
 
     def _predict(
         self, x: NDArray[np.float64], y: NDArray[np.int64], held: NDArray[np.float64]

@@ -15,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from scipy.optimize import isotonic_regression
 
 from itm.core.console import printable
+from itm.evaluation.difficulty import Difficulty
 from itm.ranking.ranking import Ranking
 from itm.report.figures.style import STYLE, blank, legend_beside, line_styles, logarithmic, panels
 
@@ -95,6 +96,8 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
 def score_against_size(ranking: Ranking, sizes: Mapping[str, float], most: int = 40) -> Figure | None:
     """Score against the number of parameters, each model named at the right-hand end; None without a score.
 
+    A line joins the Pareto front: the models that no smaller model beats.
+
     Args:
         ranking: Scores with their standard deviation over seeds as whiskers.
         sizes: Number of parameters by model.
@@ -112,13 +115,61 @@ def score_against_size(ranking: Ranking, sizes: Mapping[str, float], most: int =
     for entry in entries:
         style = styles[entry.model]
         axes.errorbar(sizes[entry.model] / 1e6, entry.score, yerr=entry.std, capsize=2, markersize=5, **style)
+    front = pareto_front({entry.model: (sizes[entry.model], entry.score) for entry in entries})
+    widths = [sizes[name] / 1e6 for name in front]
+    heights = [ranking.scores[name] for name in front]
+    largest = max(sizes[entry.model] for entry in entries) / 1e6
+    axes.step(
+        [*widths, largest], [*heights, heights[-1]], where="post", color="0.6", linewidth=1, linestyle="--", zorder=0
+    )
     logarithmic(axes, "x")
     axes.margins(x=0.1, y=0.08)
-    axes.set_xlabel("parameters (millions)")
+    axes.set_xlabel("parameters (millions); dashed: best score up to each size")
     axes.set_ylabel(f"{ranking.name} score")
     axes.set_ylim(axes.get_ylim())
     _name_rows(axes, beside, {entry.model: entry.score for entry in entries}, styles, inside)
     return figure
+
+
+def pareto_front(models: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the models that no other one equals or beats in both size and score, smallest first.
+
+    Args:
+        models: Size and score by model; a smaller size and a higher score are better.
+    """
+    front: list[str] = []
+    highest = -math.inf
+    for name, (_, score) in sorted(models.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if score > highest:
+            front.append(name)
+            highest = score
+    return front
+
+
+def class_bars(difficulty: Difficulty | None, most: int = 20) -> Figure | None:
+    """Held-out accuracy of the hardest classes, hardest on top; None where it is not known.
+
+    Args:
+        difficulty: Accuracy by class of a linear probe.
+        most: Classes to draw.
+    """
+    if difficulty is None:
+        return None
+    hardest = list(difficulty.accuracy.items())[:most][::-1]
+    figure, (axes,) = panels(1, 6.4, 0.9 + 0.26 * len(hardest))
+    names = [f"{shortened(name)} ({difficulty.images[name]})" for name, _ in hardest]
+    axes.barh(names, [value for _, value in hardest])
+    axes.axvline(difficulty.overall, color="0.4", linewidth=1, linestyle="--")
+    axes.set_xlim(0, 100)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("held-out accuracy of a linear probe (%); dashed: all images")
+    return figure
+
+
+def shortened(name: str, most: int = 36) -> str:
+    """Return a printable name of at most that many characters."""
+    text = printable(name)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _name_rows(
