@@ -3,7 +3,7 @@
 A statement is the recommendation for a random part of a pool's models (two or more) and a random sample of the target's
 images, by ``scorer=combined`` with and without its prior. It holds if the recommended model is the truly best one of
 the part, or within one point of its accuracy. Run ``python benchmarks/calibration.py``; the features are taken from the
-store (``$ITM_HOME/features``) or extracted, which takes ten minutes, the statements take three.
+store (``$ITM_HOME/features``) or extracted, which takes ten minutes, the statements take three of CPU time.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How well frozen features tell the classes apart.
+    """How well frozen features separate the classes.
 
     Args:
         model: The model whose features were judged.

@@ -103,7 +103,7 @@ def find_prior(
         tables: Sources of :func:`itm.groundtruth.tables.load`.
         data: The run's data as typed, whose own column the prior must not use.
         models: Names of the run's models.
-        controls: Whether some of them are untrained. A control may have the name of a trained model of the paper, so
+        controls: Whether some models are untrained. A control may have the name of a trained model of the paper, so
             its table is then passed over.
 
     Returns:

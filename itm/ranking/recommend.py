@@ -42,7 +42,7 @@ class Recommendation:
         spread: Standard deviation of each model's score over the resamples; empty likewise.
         parameters: Number of parameters by model, as far as known.
         warnings: Sentences that a reader needs first.
-        unknown: Why there are no probabilities, a sentence; empty where there are some.
+        unknown: Why the probabilities are missing, a sentence; empty where they are known.
     """
 
     model: str

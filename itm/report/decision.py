@@ -1,4 +1,4 @@
-"""What follows from a run's rankings, in sentences: alternatives to the recommended model, verdicts of other scores."""
+"""Sentences that follow from a run's rankings: alternatives to the recommended model, verdicts of other scores."""
 
 from __future__ import annotations
 
