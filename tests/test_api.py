@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from rankings import candidate
 
 import itm
 from itm.cli.folders import configs_folder
 from itm.cli.models import resolve_models
+from itm.cli.pipeline import with_prior
 from itm.extraction.pool import extract_pool
-from itm.scorers import LogME
+from itm.scorers import Combined, LogME
 
 MODELS = {"a": {"model": "test_resnet", "image_size": 32}, "b": {"model": "test_vit", "model_args": {"img_size": 32}}}
 
@@ -71,6 +73,7 @@ def test_a_budget_lists_the_models_that_it_removes(image_folder):
         ({"data": "nowhere"}, "data=nowhere: not known"),
         ({"seeds": "3"}, "seeds=3: expected a whole number"),
         ({"seeds": 0}, "seeds=0: expected"),
+        ({"resamples": 0}, "resamples=0: expected"),
         ({"seed": -1}, "seed=-1: expected"),
         ({"limit": 1}, "limit=1: expected"),
         ({"pretrained": "no"}, "pretrained=no: expected true or false"),
@@ -159,3 +162,17 @@ def test_the_wheel_has_all_shipped_tables():
     assert tables
     for table in tables:
         assert f'"experiments/groundtruth/{table.name}" = "itm/experiments/groundtruth/{table.name}"' in text
+
+
+def test_a_combination_gets_the_mean_rank_elsewhere_where_a_table_knows_every_model(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("model,cars,photos\na,90,10\nb,80,20\n", encoding="utf-8")
+    run = {"groundtruth": str(table), "data": {"name": "/data/photos"}}
+    scorers = {"mine": Combined(), "plain": Combined(prior=None), "logme": LogME()}
+    both = {"a": candidate(), "b": candidate()}
+    found = with_prior(scorers, run, both)
+    assert found["mine"].prior == {"a": -0.5, "b": -1.0}
+    assert [found[name] for name in ("plain", "logme")] == [scorers[name] for name in ("plain", "logme")]
+    assert with_prior(scorers, run, {**both, "c": candidate()})["mine"].prior is None
+    demo = dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1"), candidate())
+    assert set(with_prior(scorers, {**run, "groundtruth": "shipped"}, demo)["mine"].prior) == set(demo)
