@@ -29,6 +29,7 @@ from itm.report import console as tables
 from itm.report import page
 from itm.report.decision import agreement
 from itm.report.output import write_csv
+from itm.scorers import Combined
 
 _log = logging.getLogger(__name__)
 
@@ -239,6 +240,8 @@ def _null_for_nan(value: Any) -> Any:
 
 def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
     settings = {f.name: getattr(ranking.scorer, f.name) for f in dataclasses.fields(ranking.scorer)}
+    if isinstance(ranking.scorer, Combined):
+        settings["members"] = ", ".join(member.name for member in ranking.scorer.scorers)
     return {
         "scorer": ranking.name,
         "settings": {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)},
