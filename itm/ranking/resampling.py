@@ -17,6 +17,7 @@ from itm.core.progress import show_progress
 from itm.core.seeding import derive_seed
 from itm.core.splits import split_indices
 from itm.scorers import Combined, Scorer
+from itm.scorers.base import Subpool
 
 MOST_ROWS = 1000
 """Rows of a part: the time of a score grows with them, and its deviations can be rescaled."""
@@ -93,7 +94,7 @@ def resampled_scores(
     variants = [_with_seed(scorer, seed + index) for index in range(count)]
     with show_progress(f"Resampling {scorer.name}", count if scorer.relative else len(names)) as advance:
         if scorer.relative:
-            chosen = {name: pool[name] for name in names}
+            chosen = Subpool(pool, names)
             found = map_forked(lambda part: _score(variants[part], chosen, parts[part]), range(count), jobs, advance)
             return np.array(found).reshape(count, len(names))
 
