@@ -64,8 +64,13 @@ def test_a_clear_lead_is_surer_than_twins(scorer):
     assert twins.probabilities == pytest.approx({"a": 0.5, "b": 0.5}, abs=0.02)
     assert twins.model == "a", "of equal models the first of the ranking"
     assert "The first two models have the same score." in twins.warnings
-    close = of({"a": separated(1), "b": separated(1.05, seed=1)}, scorer)
-    assert any("lead of the first model is smaller" in warning for warning in close.warnings)
+
+
+def test_a_lead_within_its_spread_is_said():
+    close = of({"a": separated(1), "b": separated(1, seed=3)})
+    assert any("lead of the first model is smaller than its spread" in warning for warning in close.warnings)
+    clear = of({"a": separated(1), "b": separated(4)})
+    assert not any("lead" in warning for warning in clear.warnings)
 
 
 def test_the_same_seed_gives_the_same_recommendation():
