@@ -23,7 +23,7 @@ def printed(frame: pd.DataFrame, width: int = 80, **settings: object) -> str:
 
 
 def test_examples_in_docstrings_are_true() -> None:
-    assert doctest.testmod(itm.core.console) == (0, 2)
+    assert doctest.testmod(itm.core.console) == (0, 3)
 
 
 def test_a_column_has_one_format() -> None:
@@ -59,7 +59,9 @@ def test_a_long_table_says_how_many_rows_are_left_out() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_shown_and_not_acted_upon(name: str) -> None:
-    frame = pd.DataFrame({name: [name]}, index=pd.Index([name], name=name))
+    # pandas' own type of text refuses half a surrogate pair where pyarrow is installed
+    names = pd.Index([name], name=name, dtype=object)
+    frame = pd.DataFrame([[name]], index=names, columns=names.rename(None), dtype=object)
     text = printed(frame)
     assert text.count(printable(name)) == 4
     assert "\x1b" not in text

@@ -42,6 +42,16 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in str(text))
 
 
+def encodable(text: str) -> str:
+    r"""Replace lone surrogates by their escapes: UTF-8, and a column of text in pandas, refuse them.
+
+    Example:
+        >>> encodable("half\udc80")
+        'half\\udc80'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def plain_table(title: str) -> Table:
     """Return an empty table in the project's style; cells that hold user's text need :func:`cell`."""
     return Table(title=cell(title), title_justify="left", box=box.SIMPLE, padding=(0, 1))
@@ -144,7 +154,7 @@ def _is_numeric(column: Any) -> bool:
 
 def _column(shown: pd.Series[Any], whole: pd.Series[Any], digits: int) -> list[str]:
     if not _is_numeric(whole):
-        return ["" if pd.isna(value) else str(value) for value in shown]
+        return ["" if pd.isna(value) else encodable(str(value)) for value in shown]
     if pd.api.types.is_integer_dtype(whole):
         return ["" if pd.isna(value) else str(int(value)) for value in shown]
     form = number_format(whole, digits)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from itm.core.console import encodable
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.core.parallel import map_forked
@@ -97,7 +98,7 @@ class Ranking:
         rows = []
         for entry in self.entries:
             std = float("nan") if entry.std is None else entry.std
-            row = {"model": entry.model, "score": entry.score, "std": std, "seconds": entry.seconds}
+            row = {"model": encodable(entry.model), "score": entry.score, "std": std, "seconds": entry.seconds}
             numbers = {k: v for k, v in entry.details.items() if isinstance(v, int | float) and not isinstance(v, bool)}
             rows.append(row | {k: v for k, v in numbers.items() if k not in ("rank", *row)})
         frame = pd.DataFrame(rows, columns=None if rows else ["model", "score", "std", "seconds"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 from rich.table import Table
 
-from itm.core.console import cell, frame_tables, number_format, plain_table
+from itm.core.console import cell, frame_tables, number_format, plain_table, printable
 from itm.evaluation.comparison import Row, TruthComparison
 from itm.extraction.pool import Candidate
 from itm.ranking.ranking import Ranking
@@ -40,7 +40,7 @@ def ranking_tables(
     """
     models = ranking.order
     facts = [candidates[model] for model in models]
-    frame = pd.DataFrame({"model": models, "score": _scores(ranking)})
+    frame = pd.DataFrame({"model": [printable(model) for model in models], "score": _scores(ranking)})
     if chances:
         frame["P(best)"] = _numbers((chances.get(model) for model in models), ".2f")
     if truth:
@@ -89,7 +89,7 @@ def scores_tables(
             f"{ranking.scores[model]:{form}} ({order[model]})" if model in order else "-" for model in models
         ]
     columns |= _prior_columns(rankings[0], candidates, models)
-    frame = pd.DataFrame(columns, index=pd.Index(models, name="model")).head(MOST_ROWS)
+    frame = pd.DataFrame(columns, index=pd.Index([printable(model) for model in models], name="model")).head(MOST_ROWS)
     last = {heads[ranking.name]: f"{taus[ranking.name]:.2f}" for ranking in rankings}
     frame.loc[f"tau with {rankings[0].name}"] = [last.get(name, "") for name in frame.columns]
     yield from frame_tables(frame, f"Scores (place) on {title}{_cut(len(models))}", width)

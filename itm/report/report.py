@@ -94,16 +94,17 @@ class Report:
         for ranking in self.rankings:
             frame = ranking.to_frame()
             frame.insert(0, "scorer", ranking.name)
-            facts = [self.candidates[model] for model in frame["model"]]
-            frame["p_best"] = frame["model"].map(self.recommendation.probabilities).astype(float)
+            facts = [self.candidates[model] for model in ranking.order]
+            chances = self.recommendation.probabilities
+            frame["p_best"] = [chances.get(model, math.nan) for model in ranking.order]
             frame["parameters"] = [model.parameters for model in facts]
             for column in ("input_size", "dim", "pretraining"):
                 frame[column] = [getattr(model, column) for model in facts]
             frame["extraction_seconds"] = [model.seconds for model in facts]
             if self.truth:
-                truth = pd.Series(self.truth)
-                frame["true_accuracy"] = frame["model"].map(truth)
-                frame["true_rank"] = frame["model"].map(truth.rank(ascending=False, method="min")).astype("Int64")
+                places = {model: 1 + sum(b > a for b in self.truth.values()) for model, a in self.truth.items()}
+                frame["true_accuracy"] = [self.truth.get(model, math.nan) for model in ranking.order]
+                frame["true_rank"] = pd.array([places.get(model) for model in ranking.order], dtype="Int64")
             frames.append(frame)
         table = pd.concat(frames, ignore_index=True)
         return table if self.race is None else self._with_dropped(table, self.race)
