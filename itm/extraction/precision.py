@@ -59,7 +59,7 @@ def choose_precision(
 
 
 def _least_cosine(backbone: Backbone, images: ImageSet, device: str, readout: Readout) -> float:
-    """Return the smallest cosine over a few images; 1 where none of them can be read, which extraction reports."""
+    """Return the smallest cosine over a few images; 1 where every image is unreadable, which extraction reports."""
     rows = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long().tolist()
     (batch,) = decode(images, readout.transform(backbone), [rows])
     if not batch.indices:

@@ -46,7 +46,7 @@ class Race:
             last one, which begins where the next would take more than half, has all images.
         share: Largest share of its models that a round passes on.
         keep_at_least: Models that see all images, at the least.
-        confidence: Probability of being behind the leader from which a round drops a model whatever the share.
+        confidence: Probability of being behind the leader from which a round drops a model also within the share.
         resamples: Random parts of the images, halves up to 2,000 images, on which a round compares the models.
     """
 
@@ -115,7 +115,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class RaceResult:
-    """What a race dropped, when, why, and what it cost.
+    """Result of a race: the dropped models with round and reason, and the cost.
 
     Args:
         standings: The models of each round, best first.
@@ -195,15 +195,20 @@ def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -
         standings += done
         left = [one.model for one in done if not one.reason]
         _log_round(done, passes, len(extraction.zoo) * sizes[-1])
-    features = StoredFeatures(extractor.images, extractor.store)
-    candidates: dict[str, Candidate] = {}
-    for name, candidate, found in extractor.run(left, extractor.of_sample(sample, len(sizes) - 1)):
-        candidates[name] = candidate
-        features.add(name, found)
     passes += len(left) * (sizes[-1] - seen)
     dropped = {one.model: facts[one.model] for one in standings if one.reason}
     result = RaceResult(standings, passes, len(extraction.zoo) * sizes[-1], notes, dropped)
-    return extractor.pool(features, candidates), result
+    return _last_round(extractor, left, sample), result
+
+
+def _last_round(extractor: PoolExtractor, models: Sequence[str], sample: GrowingSample) -> ExtractedPool:
+    """Extract the features of all images for the models that are left."""
+    features = StoredFeatures(extractor.images, extractor.store)
+    candidates: dict[str, Candidate] = {}
+    for name, candidate, found in extractor.run(models, extractor.of_sample(sample, len(sample.sizes) - 1)):
+        candidates[name] = candidate
+        features.add(name, found)
+    return extractor.pool(features, candidates)
 
 
 def plan(images: ImageSet, rules: Race) -> tuple[tuple[int, ...], list[str]]:
