@@ -91,6 +91,15 @@ def test_different_datasets_are_not_compared():
         itm.rank(POOL | {"other": other}, "logme")
 
 
+def test_different_numbers_of_images_are_not_compared():
+    model, features = next(iter(POOL.items()))
+    fewer = itm.Features(features.x[1:], features.y[1:])
+    with pytest.raises(
+        FeatureError, match=rf"fewer has {len(fewer.y)} rows and {model} {len(features.y)}; .*same images"
+    ):
+        itm.rank({model: features, "fewer": fewer}, "logme")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

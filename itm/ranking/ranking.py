@@ -145,7 +145,7 @@ def rank(
 
     Raises:
         SettingError: If the pool is empty, the scorer is not known, or ``seeds`` or ``jobs`` is below 1.
-        FeatureError: If the models do not share one set of classes, or no model could be scored.
+        FeatureError: If the models do not share one set of classes and one number of rows, or no model could be scored.
     """
     check_pool(pool)
     for setting, value in (("seeds", seeds), ("jobs", jobs)):
@@ -204,7 +204,7 @@ def check_pool(pool: object) -> None:
 
     Raises:
         SettingError: If it is not a mapping of names to features, or empty.
-        FeatureError: If the models have different classes.
+        FeatureError: If the models have different classes or numbers of rows.
     """
     if not isinstance(pool, Mapping):
         raise SettingError(f"pool: expected features by model name, found {type(pool).__name__}.")
@@ -221,6 +221,11 @@ def check_pool(pool: object) -> None:
     for model in others:
         if not torch.equal(torch.unique(pool[model].y), classes):
             raise FeatureError(f"{model} and {first} have different classes; compare models on one dataset only.")
+        if len(pool[model].y) != len(pool[first].y):
+            raise FeatureError(
+                f"{model} has {len(pool[model].y)} rows and {first} {len(pool[first].y)}; compare models on the "
+                "same images only."
+            )
 
 
 def _seeds(scorer: Scorer, seed: int | None, seeds: int) -> list[int]:
