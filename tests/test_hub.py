@@ -80,6 +80,13 @@ def test_a_dataset_of_the_package_is_read_from_python() -> None:
     assert len(images) == 16
 
 
+def test_a_parquet_file_of_the_package_keeps_the_names_of_classes(tmp_path: Path) -> None:
+    dataset([0, 1] * 10).rename_columns({"picture": "image", "kind": "label"}).to_parquet(tmp_path / "x.parquet")
+    images = load_images(tmp_path / "x.parquet")
+    assert images.classes == ("ant", "bee")
+    assert images.fingerprint == load_images(dataset([0, 1] * 10)).fingerprint
+
+
 def test_the_ground_truth_reads_the_same_splits(saved: Callable[..., str]) -> None:
     data = saved(train=[0, 1] * 5, test=[1, 0])
     settings = {"name": data, "root": None, "limit": None, "test_limit": None, "on_error": "skip"}
@@ -94,6 +101,8 @@ def test_mistakes_are_one_line(saved: Callable[..., str], tmp_path: Path, monkey
         load_images(data)
     with pytest.raises(SettingError, match=r"data\.columns\.label=knd: not known. Did you mean 'kind'"):
         load_images(data, columns={"label": "knd"})
+    with pytest.raises(DataError, match=r"a dataset of Hugging Face; give data=hf:/"):
+        load_images(data.removeprefix("hf:"))
     with pytest.raises(DataError, match=r"the folder is not one that save_to_disk"):
         load_images(f"hf:{tmp_path}")
     with pytest.raises(DataError, match=r"the folder does not exist"):

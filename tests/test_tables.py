@@ -121,6 +121,7 @@ def test_columns_are_named_by_the_user(photos: Path) -> None:
         (["path,label"], "no row below the header"),
         (["0.png,a", "1.png,b"], r"no column of images among '0\.png', 'a'"),
         (["path,label", "0.png,a", "gone.png,b", "lost.png,b"], r"2 of 3 images are missing .*images/gone\.png; paths"),
+        (["path,label", "0.png,a,", "1.png,b,"], "a row has more cells than the header"),
         (["path,label", "0.png,a", ",b"], r"1 of 2 images are missing"),
         (["path,label", "0.png,a", "1.png,a"], r"at least two classes, found only 'a' in 'label'"),
         (
@@ -147,9 +148,7 @@ def test_a_mistake_in_a_table_is_one_line(photos: Path, lines: list[str], messag
 def test_measured_numbers_are_not_classes(photos: Path) -> None:
     frame = pd.DataFrame({"image": ["0.png"] * 6000, "age": np.arange(6000) % 5000})
     frame["image"] = [Image.new("RGB", (1, 1))] * 6000
-    with pytest.raises(
-        DataError, match=r"'age' holds 4,\d\d\d|'age' holds 5,000 different numbers in 6,000 rows: is this"
-    ):
+    with pytest.raises(DataError, match="'age' holds 5,000 different numbers in 6,000 rows: is this"):
         load_images(frame, columns={"label": "age"})
     thirty = frame[:60].assign(age=np.linspace(0, 1, 60))
     with pytest.raises(DataError, match="60 different numbers in 60 rows: is this regression"):

@@ -53,7 +53,7 @@ def read_hub(data: str, config: str | None, given: ColumnSettings) -> Labelled:
     except ModuleNotFoundError as error:
         raise DataError(f"{source}: needs the package datasets: pip install 'itm[hf]'.") from error
     folder = Path(name).expanduser()
-    if any((folder / file).is_file() for file in _SAVED):
+    if is_saved(folder):
         return read_dataset(_load_saved(datasets, folder, source), source, given)
     if not name or name.startswith((".", "/", "~")) or folder.is_dir():
         found = "is not one that save_to_disk of the package datasets wrote" if folder.is_dir() else "does not exist"
@@ -65,6 +65,11 @@ def read_hub(data: str, config: str | None, given: ColumnSettings) -> Labelled:
     except Exception as error:  # of the network, of the hub or of the files, of many types
         raise DataError(f"{source}: {_reason(error)}. {_advice(error, name, config)}") from error
     return read_dataset(found, source, given)
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` wrote a folder."""
+    return any((folder / file).is_file() for file in _SAVED)
 
 
 def is_dataset(data: object) -> bool:

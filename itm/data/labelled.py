@@ -23,7 +23,7 @@ OnError = Literal["stop", "skip"]
 """Handling of an image or a row that cannot be read."""
 
 _FEW_PER_NUMBER, _MANY_NUMBERS = 5, 100  # images per number below which, and numbers above which, they measure
-_MANY_FRACTIONS = 20
+_MANY_SINGLE = 20  # labels above which one of each image, or one with a fraction, is not a class
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +53,7 @@ class Labelled:
         """List one split.
 
         Images of the official training split train and those of the first held-out one test, of ``test`` before
-        ``val``; one without labels is passed over. If there is none, a seeded, stratified fifth is held out.
+        ``val``; one without labels is passed over. Without one a seeded, stratified fifth is held out.
 
         Args:
             split: ``"train"`` or ``"test"``.
@@ -65,7 +65,10 @@ class Labelled:
                 images show fewer than two classes, or the held-out ones a class that those do not.
         """
         train, held_out = self._parts()
-        training = self._take(train)._sound(on_error)
+        found = self._take(train)
+        if self.order is None:
+            found._check_labels()
+        training = found._sound(on_error)
         classes = training._classes()
         if held_out:
             test = self._take(held_out)._sound(on_error)
@@ -158,7 +161,6 @@ class Labelled:
         if self.order is not None:
             names = [name for name in self.order if name in counts]
         else:
-            self._check_labels(counts)
             numbers = all(_number(name) is not None for name in counts)
             names = sorted(counts, key=lambda name: (_number(name) or 0.0, name) if numbers else (0.0, name))
         if len(names) < 2:
@@ -166,20 +168,21 @@ class Labelled:
             raise DataError(f"{self.source}: a ranking needs at least two classes, found {found} in {self.column!r}.")
         return names
 
-    def _check_labels(self, counts: Counter[str]) -> None:
+    def _check_labels(self) -> None:
         """Refuse labels that are measured numbers, or another one for each image."""
+        counts = Counter(name for name in self.labels if name is not None)
         numbers = [number for name in counts if (number := _number(name)) is not None]
         images = counts.total()
-        if len(numbers) == len(counts):
-            sparse = images < _FEW_PER_NUMBER * len(counts)
-            fractions = len(counts) > _MANY_FRACTIONS and any(not number.is_integer() for number in numbers)
-            if (sparse and len(counts) > _MANY_NUMBERS) or (sparse and fractions):
+        single = len(counts) == images > _MANY_SINGLE
+        if len(numbers) == len(counts) and images < _FEW_PER_NUMBER * len(counts):
+            fractions = len(counts) > _MANY_SINGLE and any(not number.is_integer() for number in numbers)
+            if single or fractions or len(counts) > _MANY_NUMBERS:
                 raise DataError(
                     f"{self.source}: the column {self.column!r} holds {len(counts):,} different numbers in {images:,} "
                     "rows: is this regression? A ranking needs classes; name their column by data.columns.label=, or "
                     "group the numbers into classes."
                 )
-        if len(counts) == images > _MANY_FRACTIONS:
+        if single:
             raise DataError(
                 f"{self.source}: each of {images:,} rows has a label of its own in the column {self.column!r}; name "
                 "the column of classes by data.columns.label=."

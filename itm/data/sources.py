@@ -15,7 +15,7 @@ from itm.core.errors import DataError, SettingError, unknown
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.files import display, printable
 from itm.data.folders import Listing, read_folder
-from itm.data.hub import PREFIX, is_dataset, read_dataset, read_hub
+from itm.data.hub import PREFIX, is_dataset, is_saved, read_dataset, read_hub
 from itm.data.labelled import OnError
 from itm.data.mask_folders import has_masks, read_mask_folder
 from itm.data.sequences import is_sequence, read_sequence
@@ -76,6 +76,8 @@ def find_source(data: Any, reading: Reading) -> Source:
     if hub:
         rows = read_hub(name, reading.config, reading.columns)
         return Source(dataset_name(name), partial(rows.listing, seed=reading.seed, on_error=reading.on_error))
+    if folder is not None and is_saved(folder):
+        raise DataError(f"data={display(folder)}: a dataset of Hugging Face; give data={PREFIX}{display(folder)}.")
     if folder is not None:
         read = read_mask_folder if has_masks(folder) else read_folder
         return Source(dataset_name(folder), lambda split: read(folder, split, reading.seed))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +121,21 @@ def _read_csv(path: Path, source: str) -> pd.DataFrame:
         with path.open(encoding=encoding) as file:
             header = file.readline()
         separator = max(_SEPARATORS, key=header.count)
-        frame = pd.read_csv(
-            path, sep=separator, encoding=encoding, dtype=str, keep_default_na=False, index_col=False,
-            skipinitialspace=True, on_bad_lines="error",
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells beyond the header would be lost
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                encoding=encoding,
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                skipinitialspace=True,
+            )
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: not in UTF-8; save it as CSV in UTF-8.") from error
+    except pd.errors.ParserWarning as error:
+        raise DataError(f"{source}: a row has more cells than the header; quote cells with {separator!r}.") from error
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"{source}: not readable as CSV ({reason}).") from error
@@ -137,15 +149,26 @@ def _read_parquet(path: Path, source: str, given: ColumnSettings) -> tuple[pd.Da
     except ModuleNotFoundError as error:
         raise DataError(f"{source}: Parquet needs the package pyarrow: pip install 'itm[parquet]'.") from error
     try:
-        names = [str(name) for name in pyarrow.parquet.read_schema(path).names]
-        columns = find_columns(source, names, given)
+        schema = pyarrow.parquet.read_schema(path)
+        columns = find_columns(source, [str(name) for name in schema.names], given)
         needed = list(dict.fromkeys(name for name in (columns.image, columns.label, columns.split) if name is not None))
-        return pd.read_parquet(path, engine="pyarrow", columns=needed), columns
+        frame = pd.read_parquet(path, engine="pyarrow", columns=needed)
+        if classes := _class_names(schema.metadata, columns.label):
+            frame[columns.label] = [classes.get(number) for number in frame[columns.label]]
+        return frame, columns
     except (DataError, SettingError):
         raise
     except Exception as error:  # damaged files make the reader raise errors of many types
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise DataError(f"{source}: not readable as Parquet ({reason}).") from error
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, column: str | None) -> dict[int, str]:
+    """Return the names of the classes that Hugging Face stores beside their numbers; empty where there are none."""
+    with suppress(KeyError, TypeError, ValueError):
+        described = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        return {number: str(name) for number, name in enumerate(described["names"])}
+    return {}
 
 
 def _labelled(
