@@ -122,6 +122,16 @@ def test_a_single_model_is_recommended_without_a_comparison():
     )
 
 
+def test_images_that_cannot_be_halved_give_a_recommendation_without_a_probability():
+    one_group = {
+        name: Features(part.x, part.y, groups=torch.zeros(60, dtype=torch.int64))
+        for name, part in (("a", separated(1)), ("b", separated(3)))
+    }
+    found = of(one_group, RegularizedHScore())
+    assert found.probability is None
+    assert found.sentence.startswith("Fine-tune b, the first by regularized_hscore.")
+
+
 def test_models_without_a_score_take_no_part():
     broken = Features(torch.full((60, 8), torch.nan), torch.arange(60) % 3)
     found = of({"broken": broken, "a": separated(2), "b": separated(0.5, seed=1)})

@@ -75,7 +75,7 @@ def test_deviations_have_the_spread_that_new_images_give(most):
 def test_parts_that_cannot_be_scored_are_left_out_and_one_part_shows_no_spread():
     scores = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 2.0]])
     assert deviations(scores, 10, 5).tolist() == [[-1, 0], [1, 0]]
-    with pytest.raises(SettingError, match=r"2 random parts .* 1 of them"):
+    with pytest.raises(SettingError, match=r"of 2 random parts of the images 1 gave a score"):
         deviations(scores[:2], 10, 5)
 
 

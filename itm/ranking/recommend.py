@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itm.core.errors import SettingError
+from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.ranking.ranking import Ranking
 from itm.ranking.resampling import deviations, random_parts, resampled_scores
@@ -119,7 +119,7 @@ def recommend(
     warnings = [*_control_warnings(ranking, controls), *_image_warnings(labels)]
     try:
         found = _deviations(pool, ranking, resamples, seed, jobs)
-    except SettingError as error:
+    except (SettingError, FeatureError) as error:
         return Recommendation(
             ranking.order[0], ranking.name, parameters=sizes, warnings=tuple(warnings), unknown=str(error)
         )

@@ -144,7 +144,7 @@ def deviations(scores: NDArray[np.float64], rows: int, part: int) -> NDArray[np.
     known = scores[np.isfinite(scores).all(axis=1)]
     if len(known) < 2:
         raise SettingError(
-            f"resamples: {len(scores)} random parts of the images were scored, {len(known)} of them for every model; "
+            f"resamples: of {len(scores)} random parts of the images {len(known)} gave a score to every model; "
             "a spread needs 2 or more."
         )
     return np.asarray((known - known.mean(axis=0)) * math.sqrt(part / max(rows - part, 1)))
