@@ -53,7 +53,9 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     # imported here: torch and Lightning take longer than `--help` and the mistakes in a command line need
     from itm.cli.models import resolve_models
     from itm.cli.settings import check_groundtruth
+    from itm.core.errors import SettingError
     from itm.core.files import check_writable
+    from itm.data.image_set import is_segmentation
     from itm.groundtruth import collect
     from itm.groundtruth.export import export_best
     from itm.groundtruth.grid import Grid
@@ -74,6 +76,8 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     check_writable("records", store.root)
     if run["table"] is not None:
         check_table(run["table"])
+    if run["keep"] == "weights" and is_segmentation(str(run["data"]["name"])):
+        raise SettingError("keep=weights: not for images with masks yet; set keep=nothing.")
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
     if run["table"] is not None:
         check_protocol(run["table"], images.train.name, grid.comparable(images))

@@ -83,9 +83,10 @@ class TransferData(LightningDataModule):
         train: LabelledImages,
         test: LabelledImages,
         *,
-        train_transform: Callable[[Any], Tensor],
-        eval_transform: Callable[[Any], Tensor],
+        train_transform: Callable[[Any], Any],
+        eval_transform: Callable[[Any], Any],
         validation: LabelledImages | None = None,
+        collate: Callable[[Any], Any] | None = None,
         batch_size: int = 64,
         workers: int = 0,
         pin: bool = False,
@@ -102,6 +103,7 @@ class TransferData(LightningDataModule):
                 seeded for each image of each epoch (see :mod:`itm.core.sampling`).
             eval_transform: Makes a held-out image a tensor.
             validation: Images that choose the best epoch; the first of two held-out parts where given.
+            collate: Makes a batch of transformed images with their labels; None stacks them.
             batch_size: Images of a batch.
             workers: Processes that load images; 0 loads them in this process.
             pin: Keep batches in pinned memory, from which a GPU copies them while it computes.
@@ -115,6 +117,7 @@ class TransferData(LightningDataModule):
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 pin_memory=pin,
+                collate_fn=collate,
                 generator=torch.Generator().manual_seed(seed),
                 **settings,
             )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from itm.core.seeding import derive_seed
@@ -50,7 +49,7 @@ class EpochSampler(Sampler[int]):
         return iter((first + torch.randperm(self.size, generator=generator)).tolist())
 
 
-class SeededViews(Dataset[tuple[Tensor, int]]):
+class SeededViews(Dataset[tuple[Any, int]]):
     """Images after a random transform: item ``epoch * N + i`` is the view of image ``i`` in that epoch.
 
     A view depends on the seed, the epoch and the image alone, so every process makes the same one. The transform draws
@@ -58,17 +57,17 @@ class SeededViews(Dataset[tuple[Tensor, int]]):
 
     Args:
         images: Labelled images.
-        transform: Turns an image into a tensor.
+        transform: Turns an image into a tensor, or an image with its mask into two.
         seed: Decides the views.
     """
 
-    def __init__(self, images: LabelledImages, transform: Callable[[Any], Tensor], seed: int = 0) -> None:
+    def __init__(self, images: LabelledImages, transform: Callable[[Any], Any], seed: int = 0) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+    def __getitem__(self, item: int) -> tuple[Any, int]:
         epoch, index = divmod(item, len(self.images))
         image, label = self.images[index]
         before = torch.get_rng_state()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from itm.core.console import console, print_frame
 from itm.core.errors import ItmError, SettingError
-from itm.groundtruth.summary import best_accuracies, choose, compare, gaps, noise, selection, to_frame, write
+from itm.groundtruth.summary import best_accuracies, choose, compare, gaps, measure, noise, selection, to_frame, write
 from itm.groundtruth.tables import published
 from itm.groundtruth.trials import Record, TrialStore
 
@@ -26,7 +26,7 @@ def show(table: pd.DataFrame, frame: pd.DataFrame, to: Console | None = None) ->
     """
     to = to or console()
     # as a line of its own: the title of a table wraps at the table's width
-    title = f"Accuracy after fine-tuning, percent ({_protocols(frame)}); {selection(frame)}"
+    title = f"{measure(frame)} after fine-tuning, percent ({_protocols(frame)}); {selection(frame)}"
     to.print(title, markup=False, highlight=False, soft_wrap=True)
     print_frame(table, "", 2, to)
     for dataset, deviation in noise(frame).items():

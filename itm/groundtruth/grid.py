@@ -11,11 +11,18 @@ from typing import Annotated, Any
 from pydantic import Field, Strict
 
 from itm.core.settings import NonNegative, Positive, settings
+from itm.data.image_set import is_segmentation
 from itm.groundtruth.adaptation import check_adaptation
 from itm.groundtruth.images import ImageSplits, default_select
 from itm.groundtruth.protocol import Adaptation, Protocol
+from itm.groundtruth.segmentation import segmentation_text
 from itm.groundtruth.trials import Record, Trial, comparable_digest
 from itm.models.backbone import Backbone
+
+IMAGES: Mapping[str, Any] = {"batch_size": 64, "crop_scale": (0.08, 1.0)}
+"""Batch size and crop scale for images with labels where the settings leave them open."""
+MASKED: Mapping[str, Any] = {"batch_size": 8, "crop_scale": (0.25, 1.0)}
+"""The same for images with masks (ours; the paper gives no recipe)."""
 
 _Seed = Annotated[int, Field(ge=0)]
 _OneOrMore = Field(min_length=1)
@@ -50,7 +57,8 @@ class Grid:
     def from_settings(cls, settings: Mapping[str, Any]) -> Grid:
         """Build from a run's settings ``grid``, ``adaptation``, ``protocol``, ``image_size``, ``data``, ``trainer``.
 
-        ``protocol.select=null`` becomes ``test`` for a dataset by name and ``validation`` for a folder.
+        ``protocol.select=null`` becomes ``test`` for a dataset by name and ``validation`` for a folder. A batch size or
+        crop scale of null becomes that of :data:`IMAGES` or :data:`MASKED`.
 
         Raises:
             SettingError: If a setting is unknown or has a value that it cannot take, or the adaptation's package is
@@ -66,6 +74,8 @@ class Grid:
         }
         if shared.get("select") is None:
             shared["select"] = default_select(str(data["name"]))
+        defaults = MASKED if is_segmentation(str(data["name"])) else IMAGES
+        shared |= {name: value for name, value in defaults.items() if shared.get(name) is None}
         check_adaptation(settings["adaptation"])  # now rather than in every trial
         return cls(**settings["grid"], adaptation=settings["adaptation"], protocol=Protocol(**shared))
 
@@ -79,7 +89,7 @@ class Grid:
                 model=backbone.name,
                 architecture=backbone.model,
                 weights=backbone.weights_digest,
-                transform=backbone.transform_text,
+                transform=backbone.transform_text if images.train.masks is None else segmentation_text(backbone),
                 pooling=backbone.pooling,
                 lr=lr,
                 weight_decay=weight_decay,

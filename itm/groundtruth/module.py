@@ -82,6 +82,9 @@ class FineTuneModule(L.LightningModule):
         SettingError: If there are fewer than two classes, or the network does not suit the adaptation.
     """
 
+    ignore_index: int | None = None
+    """Label that does not count."""
+
     def __init__(self, backbone: Backbone, num_classes: int, settings: FineTuneSettings) -> None:
         super().__init__()
         if num_classes < 2:
@@ -92,7 +95,7 @@ class FineTuneModule(L.LightningModule):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.head = nn.Linear(backbone.dim, num_classes)
+            self.head = self.new_head(backbone, num_classes)
         if settings.gradient_checkpointing:
             _checkpoint_gradients(backbone)
         self.convolutional = sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) > 1
@@ -101,15 +104,24 @@ class FineTuneModule(L.LightningModule):
         self.trainable = trainable_parameters(self)
         self.history: list[dict[str, float]] = []
         # of the validation part, where there is one, and of the test part
-        self.validation_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self._features: Callable[[Tensor], Tensor] = backbone.features
+        ignored = self.ignore_index
+        self.validation_confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignored, validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignored, validate_args=False)
+        self._features = self.features_of(backbone)
         if settings.compile:
-            self._features = torch.compile(backbone.features)
+            self._features = torch.compile(self._features)
         self._loss_sum = torch.zeros(())
         self._shown = 0
         self._started = time.perf_counter()
         self.train()
+
+    def new_head(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        """Build the layer that makes logits of features."""
+        return nn.Linear(backbone.dim, num_classes)
+
+    def features_of(self, backbone: Backbone) -> Callable[[Tensor], Tensor]:
+        """Return the function from images to what the head sees."""
+        return backbone.features
 
     def train(self, mode: bool = True) -> FineTuneModule:
         """Set the training mode; a frozen backbone stays in evaluation mode, including batch norm and dropout."""
@@ -133,16 +145,27 @@ class FineTuneModule(L.LightningModule):
         """Compute the cross-entropy of a batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.settings.label_smoothing)
-        self._loss_sum += loss.detach() * len(labels)  # stays on the device; reading it would wait for the step
-        self._shown += len(labels)
+        self.count_loss(loss, len(labels))
         return loss
+
+    def count_loss(self, loss: Tensor, images: int) -> None:
+        """Add the mean loss of some images to that of the epoch."""
+        self._loss_sum += loss.detach() * images  # stays on the device; reading it would wait for the step
+        self._shown += images
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the confusion matrix of the validation part or of the test part, which comes last."""
         images, labels = batch
-        is_test = dataloader_idx == self._num_held_out() - 1
-        confusion = self.confusion if is_test else self.validation_confusion
-        confusion.update(self(images).argmax(dim=1), labels)
+        self.confusion_of(dataloader_idx).update(self(images).argmax(dim=1), labels)
+
+    def confusion_of(self, dataloader_idx: int) -> MulticlassConfusionMatrix:
+        """Return the confusion matrix of a held-out part; the test part comes last."""
+        return self.confusion if dataloader_idx == self._num_held_out() - 1 else self.validation_confusion
+
+    def measures(self, confusion: Tensor) -> dict[str, float]:
+        """Return ``accuracy`` and ``class_accuracy``, percent."""
+        accuracy, class_accuracy = accuracies(confusion)
+        return {"accuracy": accuracy, "class_accuracy": class_accuracy}
 
     def on_validation_epoch_end(self) -> None:
         """Add the epoch to the history and log it.
@@ -151,9 +174,9 @@ class FineTuneModule(L.LightningModule):
         """
         numbers: dict[str, float] = {}
         if self._num_held_out() > 1:
-            numbers["validation_accuracy"], _ = accuracies(self.validation_confusion.compute())
+            numbers["validation_accuracy"] = self.measures(self.validation_confusion.compute())["accuracy"]
             self.validation_confusion.reset()
-        numbers["accuracy"], numbers["class_accuracy"] = accuracies(self.confusion.compute())
+        numbers |= self.measures(self.confusion.compute())
         self.confusion.reset()
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             epoch = self.current_epoch + 1
@@ -248,13 +271,22 @@ def train_transform(
     Raises:
         SettingError: If ``scale`` is not a range within 0..1.
     """
+    check_scale(scale)
+    side, interpolation = backbone.input_size, InterpolationMode(backbone.interpolation)
+    steps = [v2.RandomResizedCrop(side, scale=scale, interpolation=interpolation)]
+    steps += [v2.RandomHorizontalFlip()] if flip else []
+    return cast(Callable[[Image.Image], Tensor], v2.Compose([*steps, v2.PILToTensor()]))
+
+
+def check_scale(scale: tuple[float, float]) -> None:
+    """Check the shares of an image that a random crop takes.
+
+    Raises:
+        SettingError: If they are not a range within 0..1.
+    """
     low, high = scale
     if not 0 < low <= high <= 1:
         raise SettingError(f"scale={low}, {high}: expected two shares of the image, 0 < smallest <= largest <= 1.")
-    side, interpolation = backbone.input_size, InterpolationMode(backbone.interpolation)
-    steps = [v2.RandomResizedCrop(side, scale=(low, high), interpolation=interpolation)]
-    steps += [v2.RandomHorizontalFlip()] if flip else []
-    return cast(Callable[[Image.Image], Tensor], v2.Compose([*steps, v2.PILToTensor()]))
 
 
 def _checkpoint_gradients(backbone: Backbone) -> None:

@@ -16,6 +16,8 @@ from itm.core.files import check_writable, storage_errors, write_atomic
 from itm.groundtruth.protocol import OPTIMISTIC, VALIDATED
 from itm.groundtruth.trials import Record
 
+MIOU = "mIoU"
+"""Measure of segmentation, in the column ``measure``, which tables of classification alone lack."""
 _KEYS = ["dataset", "model"]
 _SETTING = ["lr", "weight_decay"]
 # columns that must not be read as numbers
@@ -64,6 +66,7 @@ def _row(record: Record) -> dict[str, object]:
         "commit": facts.get("commit"),
         "error": record.error,
         "cell": trial.digest[:16],  # the name of the tables' first version
+        **({"measure": MIOU} if best and "pixel_accuracy" in best else {}),
     }
 
 
@@ -154,6 +157,13 @@ def selection(frame: pd.DataFrame) -> str:
     if "selection" in frame and (frame["selection"] == VALIDATED).all():
         return VALIDATED
     return OPTIMISTIC
+
+
+def measure(frame: pd.DataFrame) -> str:
+    """Return the name of what the column ``accuracy`` holds: accuracy, mIoU of segmentation, or both."""
+    if "measure" not in frame:
+        return "Accuracy"
+    return MIOU if frame["measure"].notna().all() else f"Accuracy (segmentation: {MIOU})"
 
 
 def noise(frame: pd.DataFrame) -> pd.Series[float]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -23,11 +23,13 @@ from itm.core.devices import Precision
 from itm.core.errors import DataError, ItmError, StoreError
 from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
+from itm.data.image_set import ImageSet
 from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
 from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
+from itm.groundtruth.segmentation import MaskedImages, SegmentationModule, collate_masks, paired_crops, paired_whole
 from itm.groundtruth.trials import Record, Trial, TrialStore
 from itm.models.backbone import Backbone
 
@@ -151,7 +153,7 @@ class _Attempt:
         module = None
         try:
             data = self._data(backbone, images)
-            module = self._module(backbone, len(images.train.classes))
+            module = self._module(backbone, images.train)
             self._fit(module, data, folder)
         except StoreError:
             raise
@@ -188,7 +190,7 @@ class _Attempt:
             facts["skipped"] = list(skipped)
         return Record(self.trial, error, history, facts)
 
-    def _module(self, backbone: Backbone, num_classes: int) -> FineTuneModule:
+    def _module(self, backbone: Backbone, images: ImageSet) -> FineTuneModule:
         trial, protocol = self.trial, self.trial.protocol
         settings = FineTuneSettings(
             lr=trial.lr,
@@ -203,21 +205,36 @@ class _Attempt:
             compile=self.hardware.compile,
             gradient_checkpointing=self.hardware.gradient_checkpointing,
         )
-        return FineTuneModule(backbone, num_classes, settings)
+        kind = FineTuneModule if images.masks is None else SegmentationModule
+        return kind(backbone, len(images.classes), settings)
 
     def _data(self, backbone: Backbone, images: ImageSplits) -> TransferData:
         protocol = self.trial.protocol
         low, high = protocol.crop_scale
+        crop: dict[str, Any] = {"scale": (low, high), "flip": protocol.flip}
+        settings: dict[str, Any] = {
+            "batch_size": self.batching.micro,
+            "workers": self.hardware.processes,
+            "pin": self.hardware.accelerator == "cuda",
+            "seed": self.trial.seed,
+        }
+        if images.train.masks is None:
+            return TransferData.from_images(
+                images.train,
+                images.test,
+                train_transform=train_transform(backbone, **crop),
+                eval_transform=backbone.transform,
+                validation=images.validation,
+                **settings,
+            )
         return TransferData.from_images(
-            images.train,
-            images.test,
-            train_transform=train_transform(backbone, scale=(low, high), flip=protocol.flip),
-            eval_transform=backbone.transform,
-            validation=images.validation,
-            batch_size=self.batching.micro,
-            workers=self.hardware.processes,
-            pin=self.hardware.accelerator == "cuda",
-            seed=self.trial.seed,
+            MaskedImages(images.train),
+            MaskedImages(images.test),
+            train_transform=paired_crops(backbone, **crop),
+            eval_transform=paired_whole(backbone),
+            validation=None if images.validation is None else MaskedImages(images.validation),
+            collate=collate_masks,
+            **settings,
         )
 
     def _fit(self, module: FineTuneModule, data: TransferData, folder: Path) -> None:
