@@ -9,13 +9,14 @@ from typing import Any
 from itm.cli.folders import groundtruth_folder
 from itm.core.errors import SettingError, unknown
 from itm.core.parallel import processes
-from itm.data.image_set import ImageSet
+from itm.data.image_set import ImageSet, is_segmentation
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.difficulty import class_difficulty
 from itm.evaluation.priors import find_prior
 from itm.evaluation.truth import Truth, find_truth, shipped_tables
 from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, extract_pool
 from itm.models import check_zoo
+from itm.models.pixels import RAW_RGB
 from itm.ranking.race import Race, race
 from itm.ranking.ranking import Ranking, rank_all
 from itm.ranking.recommend import RESAMPLES, Recommendation, recommend
@@ -39,6 +40,8 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
         SettingError: If ``groundtruth``, ``optimise`` or an entry of ``zoo`` is wrong; raised before any image is read.
         ItmError: If the images, the features or the store fail.
     """
+    if is_segmentation(str(run["data"]["name"])):  # what the colours alone can do, beside the networks
+        run = {**run, "zoo": {**run["zoo"], RAW_RGB: {"model": RAW_RGB}}}
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)

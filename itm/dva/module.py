@@ -26,6 +26,7 @@ class Trace:
         curve: Held-out accuracy, 0..1, by iteration, every evaluation in order.
         losses: Training loss at the same iterations, nats.
         heldout_losses: Held-out cross-entropy at the same iterations, nats.
+        mious: Mean intersection over union of the held-out classes at the same iterations, 0..1.
         eta_lambda: Largest ``η·λ_max(C)`` before capping; an upper bound where every batch was stable.
         capped: Number of training batches whose ``η`` was lowered.
     """
@@ -33,6 +34,7 @@ class Trace:
     curve: dict[int, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     heldout_losses: dict[int, float] = field(default_factory=dict)
+    mious: dict[int, float] = field(default_factory=dict)
     eta_lambda: float = 0.0
     capped: int = 0
 
@@ -167,14 +169,18 @@ class ITMModule(L.LightningModule):
             self._last_losses = losses.detach()
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting rows, hits and nats."""
+        """Start counting rows, hits and nats, and pixels or images by class."""
         self._counts = torch.zeros(3, len(self.seeds), dtype=torch.float64)
+        self._by_class = torch.zeros(3, len(self.seeds), self.head.shape[1], dtype=torch.float64)
 
     def validation_step(self, batch: Iterable[Batch], batch_idx: int) -> None:
         """Count the held-out rows, those that the head classifies correctly, and their cross-entropy."""
         for x, y in batch:
             logits = self(x, y if self.heldout == "evolved" else None)
-            hits = (logits.argmax(dim=2) == y).sum(dim=1)
+            predicted = logits.argmax(dim=2)
+            correct = predicted == y
+            hits = correct.sum(dim=1)
+            self._by_class += _count_classes(y, predicted, correct, logits.shape[2]).cpu()
             rows = torch.full_like(hits, y.shape[1])
             self._counts += torch.stack([rows, hits, _losses(logits, y).sum(dim=1)]).cpu()
 
@@ -185,10 +191,11 @@ class ITMModule(L.LightningModule):
             FeatureError: If a loss is not finite any more: the training diverged.
         """
         rows, hits, nats = self._counts
-        accuracies, heldout_losses = hits / rows, nats / rows
+        accuracies, heldout_losses, mious = hits / rows, nats / rows, mean_iou(*self._by_class)
         for i, trace in enumerate(self.traces):
             trace.curve[self.iteration] = float(accuracies[i])
             trace.heldout_losses[self.iteration] = float(heldout_losses[i])
+            trace.mious[self.iteration] = float(mious[i])
             trace.losses[self.iteration] = float(self._last_losses[i])
             self._check_finite(self.seeds[i], trace.losses[self.iteration], trace.heldout_losses[self.iteration])
         self.log_dict(
@@ -250,6 +257,30 @@ def _initial_layers(dim: int, num_classes: int, p: int, seed: int) -> tuple[nn.L
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Linear(dim, p, bias=False), nn.Linear(p, num_classes)
+
+
+def mean_iou(true: Tensor, predicted: Tensor, hits: Tensor) -> Tensor:
+    """Return the mean intersection over union of the classes that have rows.
+
+    Args:
+        true: Rows of each class, ``[S, C]``.
+        predicted: Rows that are predicted as each class, ``[S, C]``.
+        hits: Rows of each class that are predicted as it, ``[S, C]``.
+
+    Returns:
+        Numbers in 0..1, ``[S]``.
+    """
+    ious = hits / (true + predicted - hits).clamp_min(1)
+    present = (true > 0).to(ious.dtype)
+    return (ious * present).sum(dim=1) / present.sum(dim=1).clamp_min(1)
+
+
+def _count_classes(y: Tensor, predicted: Tensor, correct: Tensor, num_classes: int) -> Tensor:
+    """Count the true, the predicted and the correctly predicted rows of each class, ``[S, B]`` to ``[3, S, C]``."""
+    seeds = torch.arange(len(y), device=y.device)[:, None] * num_classes
+    bins = len(y) * num_classes
+    counted = ((y + seeds).flatten(), (predicted + seeds).flatten(), (y + seeds)[correct])
+    return torch.stack([torch.bincount(rows, minlength=bins) for rows in counted]).view(3, len(y), num_classes)
 
 
 def _losses(logits: Tensor, y: Tensor) -> Tensor:

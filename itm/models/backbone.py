@@ -117,16 +117,17 @@ class Backbone(nn.Module):
         Raises:
             SettingError: If the network has no feature map.
         """
-        net = cast(Any, self.net)
-        if not hasattr(net, "forward_intermediates"):
+        net, images = cast(Any, self.net), self.normalize(images)
+        if hasattr(net, "forward_intermediates"):
+            settings = {"indices": 1, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}
+            return cast(Tensor, net.forward_intermediates(images, **settings)[-1])
+        maps = net.feature_map(images) if hasattr(net, "feature_map") else net.forward_features(images)
+        if maps is None or maps.ndim != 4:
             raise SettingError(
-                f"zoo.{self.name}: {self.model} gives no feature map, which segmentation needs; take a network of timm "
-                "with forward_intermediates."
+                f"zoo.{self.name}: {self.model} gives no feature map, which segmentation needs; take a convolutional "
+                "network or one of timm with forward_intermediates."
             )
-        maps = net.forward_intermediates(
-            self.normalize(images), indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return cast(Tensor, maps[-1])
+        return cast(Tensor, maps)
 
     @cached_property
     def map_shape(self) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from itm.core.errors import SettingError
 from itm.models import onnx_network, vlm
+from itm.models.pixels import RAW_RGB, RawRgb
 from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
@@ -119,4 +120,6 @@ def find_model(model: str, setting: str) -> Family:
         return vlm.OpenClipModel(model, setting)
     if model.startswith(onnx_network.PREFIX):
         return onnx_network.OnnxModel(model, setting)
+    if model == RAW_RGB:
+        return RawRgb(model, setting)
     return TimmModel(model, setting)

@@ -102,6 +102,28 @@ class SplitNetwork(nn.Module):
         """Compute the input of the head, ``[B, D]``."""
         return cast(Tensor, self.body(images))
 
+    def feature_map(self, images: Tensor) -> Tensor | None:
+        """Compute the last feature map ``[B, D, h, w]``: the last output of a layer that has several positions.
+
+        Returns:
+            The map, or None for a transformer, whose tokens have no such layout.
+        """
+        if any(isinstance(module, nn.MultiheadAttention) for module in self.body.modules()):
+            return None
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1:
+                found[:] = [output]
+
+        hooks = [module.register_forward_hook(keep) for module in self.body.modules() if not list(module.children())]
+        try:
+            self.body(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found[0] if found else None
+
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Compute the logits ``[B, K]``, or hand back the features."""
         return features if pre_logits else cast(Tensor, self.head(features))

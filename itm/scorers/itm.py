@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -94,8 +94,9 @@ class ITM(Scorer):
         scaling: Feature scaling before the map, see :func:`itm.dva.scaling.scale_features` (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
-        measure: What the score is of the held-out part: its ``"accuracy"`` (the paper's), or minus its cross-entropy in
-            nats (ours), which moves with every row and not in steps of one row.
+        measure: What the score is of the held-out part: its ``"accuracy"`` (the paper's), the ``"miou"`` of its classes
+            (ours, for segmentation), or minus its cross-entropy in nats (ours), which moves with every row and not in
+            steps of one row.
         stability: What happens where the evolution would diverge, see :class:`itm.dva.module.ITMModule` (ours).
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW (ours: the library's default).
@@ -122,7 +123,7 @@ class ITM(Scorer):
     scaling: Scaling = "unit"
     evolution: Evolution = "closed_form"
     heldout: Heldout = "evolved"
-    measure: Literal["accuracy", "likelihood"] = "accuracy"
+    measure: Literal["accuracy", "miou", "likelihood"] = "accuracy"
     stability: Stability = "cap"
     lr: Positive = 5e-3
     weight_decay: NonNegative = 1e-2
@@ -218,7 +219,7 @@ class ITM(Scorer):
         )
 
     def _score(self, prepared: _Prepared, trace: Trace, batch_size: int) -> Score:
-        details = {
+        details: dict[str, Any] = {
             "n": prepared.steps,
             "distance": prepared.distance,
             "batch_size": batch_size,
@@ -228,8 +229,14 @@ class ITM(Scorer):
             "eta_lambda_max": trace.eta_lambda,
             "capped": trace.capped,
         }
-        value = trace.best if self.measure == "accuracy" else -min(trace.heldout_losses.values())
-        return Score(value, details=details)
+        best = {
+            "accuracy": trace.best,
+            "miou": max(trace.mious.values()),
+            "likelihood": -min(trace.heldout_losses.values()),
+        }
+        if self.measure == "miou":
+            details["mious"] = trace.mious
+        return Score(best[self.measure], details=details)
 
     def _device(self) -> torch.device:
         has_cuda = torch.cuda.is_available()
