@@ -3,9 +3,11 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import weightedtau
 from sklearn.metrics import jaccard_score
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -15,6 +17,7 @@ from itm.core.splits import split_indices
 from itm.data.image_set import ImageSet
 from itm.data.masks import IGNORE, Masks
 from itm.dva.module import mean_iou
+from itm.evaluation.segmentation import segmentation_table
 from itm.extraction.extract import extract, feature_key
 from itm.extraction.readouts.dense import Dense, balanced_pixels, read_map
 from itm.extraction.store import FeatureStore
@@ -235,3 +238,24 @@ def test_images_keep_their_masks_through_decoding():
     images = striped()
     assert isinstance(images.image(0), Image.Image)
     assert images.mask(0).shape == (24, 24)
+
+
+def test_the_table_has_both_taus_and_the_regret_of_scores_and_priors_and_the_papers_rows():
+    models = pd.DataFrame(
+        {
+            "model": list("abcd"),
+            "true_accuracy": [40.0, 30.0, 20.0, 10.0],
+            "parameters": [1, 4, 2, 3],
+            "stride": [32.0, 16.0, 16.0, 8.0],
+        }
+    )
+    good = models.assign(scorer="good", score=[4.0, 3.0, 2.0, 1.0])
+    bad = models.assign(scorer="bad", score=[1.0, 2.0, 3.0, 4.0])
+    table = segmentation_table(pd.concat([good, bad]).assign(dataset="tiles"))
+    assert table.loc[("good", "tiles"), "tau_w (scipy)"] == pytest.approx(1)
+    assert table.loc[("bad", "tiles"), "tau_w (scipy)"] == pytest.approx(-1)
+    assert table.loc[("bad", "tiles"), "regret"] == pytest.approx(30)
+    expected = weightedtau([40, 30, 20, 10], [1, 4, 2, 3]).statistic
+    assert table.loc[("parameters (prior)", "tiles"), "tau_w (scipy)"] == pytest.approx(expected)
+    assert table.loc[("output stride (prior)", "tiles"), "regret"] == pytest.approx(30)
+    assert table.loc[("itm, published", "CamVid"), "reported"] == 0.61

@@ -20,6 +20,7 @@ from itm.cli.targets import build, trusted
 from itm.core.console import print_frame
 from itm.core.errors import ItmError, unknown
 from itm.evaluation import benchmark
+from itm.evaluation.segmentation import PAPER, SCIPY, segmentation_table
 from itm.metrics.uncertainty import chance
 from itm.report import figures
 from itm.report.figures import Figure, save, sweep_dots, sweep_lines, sweep_spread
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _DRAW = {"lines": sweep_lines, "dots": sweep_dots, "spread": sweep_spread}
 
-Table = Literal["datasets", "metrics", "subpools", "benchmark"]
+Table = Literal["datasets", "metrics", "subpools", "benchmark", "segmentation"]
 
 
 class MultirunCallback(Callback, ABC):
@@ -174,7 +175,8 @@ class Standings(MultirunCallback):
         name: Name of the files.
         table: ``"datasets"``: weighted tau by dataset; ``"metrics"``: every rank statistic, averaged over the
             datasets; ``"subpools"``: weighted tau over all subsets of the models; ``"benchmark"``: by dataset, with
-            intervals, wins and losses against one scorer.
+            intervals, wins and losses against one scorer; ``"segmentation"``: both weighted taus and the regret on
+            datasets with masks, beside the paper's table 3.
         size: Models of a subset.
         against: The scorer that the others are compared with on subsets.
         radar: Whether the figure of ``"datasets"`` is a radar of the best scorers instead of dots.
@@ -213,6 +215,10 @@ class Standings(MultirunCallback):
         if self.table == "metrics":
             table = benchmark.by_metric(rankings)
             return table, figures.benchmark_dots(table[[*list(benchmark.METRICS)[:6], "models"]], title)
+        if self.table == "segmentation":
+            table = segmentation_table(rankings)
+            shown = table.loc[table["reported"].isna(), [SCIPY, PAPER]].groupby("scorer", sort=False).mean()
+            return table, figures.benchmark_dots(shown, title, by_chance)
         if self.table == "datasets":
             table = benchmark.by_dataset(comparisons(rankings, folder), rankings)
             if self.radar:

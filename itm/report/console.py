@@ -48,6 +48,8 @@ def ranking_tables(
     frame["params"] = [f"{model.parameters / 1e6:.1f} M" for model in facts]
     frame["pixels"] = [str(model.input_size) for model in facts]
     frame["dim"] = [str(model.dim) for model in facts]
+    if any(model.stride for model in facts):
+        frame["stride"] = _numbers((model.stride for model in facts), ".0f")
     frame["extract s"] = [f"{model.seconds:.1f}" + (" (stored)" if model.cached else "") for model in facts]
     frame["score s"] = _numbers([entry.seconds for entry in ranking.entries], ".1f")
     frame.index = pd.Index([str(place) for place in range(1, len(models) + 1)], name="#")
@@ -145,6 +147,7 @@ def _prior_columns(
     elsewhere = {entry.model: entry.details["prior"] for entry in ranking.entries if "prior" in entry.details}
     priors = {
         "params": [f"{candidates[model].parameters / 1e6:.1f} M" for model in models],
+        "stride": _numbers((candidates[model].stride for model in models), ".0f"),  # of segmentation
         "ImageNet %": _numbers((candidates[model].source_accuracy for model in models), ".1f"),
         "rank elsewhere": _numbers((elsewhere.get(model) for model in models), ".2f"),
     }

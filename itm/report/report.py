@@ -100,6 +100,8 @@ class Report:
             frame["parameters"] = [model.parameters for model in facts]
             for column in ("input_size", "dim", "pretraining"):
                 frame[column] = [getattr(model, column) for model in facts]
+            if any(model.stride for model in facts):  # sampled pixels
+                frame["stride"] = [model.stride for model in facts]
             frame["extraction_seconds"] = [model.seconds for model in facts]
             if self.truth:
                 places = {model: 1 + sum(b > a for b in self.truth.values()) for model, a in self.truth.items()}
