@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -285,6 +286,31 @@ def test_a_dataframe_is_ranked(photos: Path, tmp_path: Path) -> None:
     assert itm.estimate(itm.load_images(frame), **options).ranking.scores == first.ranking.scores
     with pytest.raises(ItmError, match=r"data=1\.5: expected a name, a folder, a table"):
         itm.estimate(1.5, **options)
+
+
+def test_a_truncated_pillow_image_is_named_and_the_images_of_the_frame_stay_as_they_are(tree: Tree) -> None:
+    root = tree(f"{i}.png" for i in range(8))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "2.png")
+    (root / "2.png").write_bytes((root / "2.png").read_bytes()[:2000])
+    turned = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    turned.getexif()[0x0112] = 6
+    opened = [turned, *(Image.open(root / f"{i}.png") for i in range(1, 8))]
+    frame = pd.DataFrame({"image": opened, "label": list("ab") * 4, "split": ["train"] * 6 + ["test"] * 2})
+    images = load_images(frame)
+    with pytest.raises(DataError, match=r"DataFrame: row 2: not readable as an image \(.*truncated"):
+        images.image(2)
+    assert (images.image(0).size, images.image(0).getpixel((0, 0))) == ((2, 4), (255, 255, 255))
+    assert (turned.size, turned.mode) == ((4, 2), "RGBA")
+    assert images.digests.count(b"unreadable") == 1
+
+
+def test_parquet_without_its_package_names_the_command(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(DataError, match=r"Parquet needs the package pyarrow: pip install 'itm\[parquet\]'"):
+        load_images(photos / "x.parquet")
 
 
 def test_bytes_are_read_by_threads_as_one_by_one(photos: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from itm.core.errors import DataError
 from itm.data.files import check_regular
-from itm.data.items import Item, Picture, fetch, label
+from itm.data.items import Item, Picture, fetch, label, upright
 from itm.data.stored import ORIENTATION_TAG, Stored, read
 from itm.data.tiff import pick_bands
 from itm.data.value_range import PLAIN, PixelSettings, choose_range, to_bytes
@@ -76,7 +76,7 @@ def read_values(picture: Picture, pixels: PixelSettings) -> Image.Image | Stored
         return picture._replace(values=pick_bands(picture.values, pixels.bands)) if pixels.bands else picture
     if pixels.bands:
         return Stored(pick_bands(np.asarray(picture), pixels.bands))
-    return picture.copy()
+    return upright(picture)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -45,7 +46,10 @@ class HeldImage(NamedTuple):
     value: bytes | Image.Image | Stored
 
     def fetch(self) -> Picture:
-        """Return the image."""
+        """Return the image; one of Pillow reads its file now, if it has not before."""
+        if isinstance(self.value, Image.Image):
+            with _LOCK:
+                self.value.load()
         return self.value
 
 
@@ -83,7 +87,16 @@ def fetch(item: Item) -> Picture:
     Raises:
         Exception: Any that the dataset raises.
     """
-    return item if isinstance(item, Path) else item.fetch()
+    found = item if isinstance(item, Path) else item.fetch()
+    wide = isinstance(found, Image.Image) and holds_wide(found)
+    return Stored(np.array(found)) if wide else found
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a copy of an image, turned as its EXIF says."""
+    with suppress(Exception):  # a viewer shows an image with broken EXIF as it is stored
+        return ImageOps.exif_transpose(image)
+    return image.copy()
 
 
 def digests(items: tuple[Item, ...]) -> Iterator[bytes]:
@@ -114,7 +127,7 @@ def _pixel_digest(found: Image.Image | Stored) -> bytes:
     if isinstance(found, Stored):
         parts = [part for part in (found.values, found.alpha) if part is not None]
     else:
-        shown = ImageOps.exif_transpose(found)
+        shown = upright(found)
         parts = [np.asarray(shown.convert("RGBA" if shown.has_transparency_data else "RGB"))]
     digest = hashlib.sha256()
     for part in parts:
@@ -130,7 +143,7 @@ def as_picture(value: Any) -> Picture:
             a Pillow image, or an array or tensor, ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with 1, 3 or 4 channels.
 
     Returns:
-        The image; a copy of a Pillow image, which may be changed.
+        The image; one of Pillow is the value itself.
 
     Raises:
         DataError: If the value is not an image.
@@ -142,7 +155,7 @@ def as_picture(value: Any) -> Picture:
     if isinstance(value, bytes | bytearray | memoryview) and len(value):
         return bytes(value)
     if isinstance(value, Image.Image):
-        return Stored(np.array(value)) if holds_wide(value) else value.copy()
+        return value
     if isinstance(value, Tensor):
         return _from_array(value.detach().cpu().numpy(), channels_first=True)
     if isinstance(value, np.ndarray):
