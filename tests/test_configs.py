@@ -65,7 +65,7 @@ def test_true_rankings_compose_into_a_grid(name):
     cfg = composed(f"+truth={name}", entry="train_groundtruth")
     grid = Grid.from_settings(OmegaConf.to_container(cfg, resolve=True))
     assert grid.protocol.name == name.replace("_", "-")
-    assert len(cfg.zoo) == 16
+    assert len(cfg.zoo) == (16 if name.startswith("miniature") else len(composed("zoo=demo").zoo))
 
 
 @pytest.mark.parametrize("name", names("zoo"))
