@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 import itm
 from itm.core.errors import DataError, ItmError, SettingError
 from itm.data.image_set import ImageSet, load_images
+from itm.groundtruth.images import load_splits
 
 
 def names(images: ImageSet) -> dict[str, list[str]]:
@@ -318,3 +320,19 @@ def test_bytes_are_read_by_threads_as_one_by_one(photos: Path) -> None:
     images = load_images(frame)
     assert len(images.digests) == len(images)
     assert torch.equal(images.labels, load_images(frame).labels)
+
+
+def test_the_command_takes_a_table_and_the_names_of_its_columns(photos: Path, run: Callable[..., Path]) -> None:
+    path = table(photos, "datei;klasse", *(f"{i}.png;{'ab'[i % 2]}" for i in range(10)), "gone.png;a")
+    words = ["models=[test_resnet]", "pretrained=false", "scorer=knn", "data.columns.label=klasse"]
+    out = run(f"data={path}", "data.columns.image=datei", "data.on_error=skip", *words)
+    assert "test_resnet" in (out / "ranking.csv").read_text()
+
+
+def test_the_ground_truth_reads_the_splits_of_a_table(photos: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},{'train' if i < 6 else 'test'}" for i in range(10)]
+    path = table(photos, "path,kind,split", *rows, "gone.png,a,test")
+    settings = {"name": str(path), "root": None, "limit": None, "test_limit": None, "on_error": "skip"}
+    splits = load_splits({**settings, "columns": {"label": "kind"}}, 0, "test")
+    assert (len(splits.train), len(splits.test)) == (6, 4)
+    assert [Path(reason.partition(":")[0]).name for reason in splits.skipped] == ["gone.png"]
