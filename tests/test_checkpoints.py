@@ -88,7 +88,6 @@ def dino() -> dict[str, Any]:
     ("layout", "file", "offset"),
     [
         ("timm", vit(""), 0),
-        ("timm", {"epoch": 3, "state_dict": vit("module.")}, 0),
         ("moco-v3", moco_v3(), 0),
         ("moco-v3-momentum", moco_v3(), 100),
         ("mae", mae(), 0),
@@ -179,7 +178,7 @@ def test_a_cut_file_is_refused(save: Save, name: str) -> None:
     ("file", "message"),
     [
         ([torch.ones(1)], "expected a state_dict, found a list"),
-        ({"parts": {"w": torch.ones(1)}}, r"no tensors found.*'teacher' or 'net'; found 'parts' \(dict\)"),
+        ({"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}}, "no tensor of the network"),
         ({}, "no tensor of the network"),
     ],
 )
@@ -198,6 +197,32 @@ def test_names_of_torchvision_files_become_todays(save: Save) -> None:
 def test_a_missing_file_says_where_to_get_it() -> None:
     with pytest.raises(CheckpointError, match=r"x\.checkpoint=dir/vit-b\.pth\.tar.*Get vit-b\.pth\.tar from .*moco-v3"):
         locate("dir/vit-b.pth.tar", LAYOUTS["moco-v3"], SETTING)
+
+
+def test_tensors_under_other_holders_than_the_layout_s_are_refused(save: Save) -> None:
+    with pytest.raises(CheckpointError, match=r"no tensors found.*'model'; found 'parts' \(dict\)"):
+        read(save({"parts": {"w": torch.ones(1)}}), LAYOUTS["mae"], SETTING)
+
+
+def test_repeated_prefixes_are_removed(save: Save) -> None:
+    file = {"teacher": vit("module.module.backbone.")}
+    assert list(read(save(file), LAYOUTS["dino"], SETTING)) == list(vit(""))
+
+
+def test_a_folder_is_answered_with_the_file_in_it(tmp_path: Path, save: Save) -> None:
+    with pytest.raises(CheckpointError, match=r"is a folder; give the weight file; there is none of \.pth"):
+        locate(str(tmp_path), LAYOUTS["timm"], SETTING)
+    save(vit(""), "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is a folder; give the weight file, such as .*model\.safetensors"):
+        locate(str(tmp_path), LAYOUTS["timm"], SETTING)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "~nobody-of-that-name/w.pth", "a\nb.pth", "package:__main__"])
+def test_a_path_that_cannot_be_is_one_short_line(path: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        locate(path, LAYOUTS["timm"], SETTING)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -247,6 +272,33 @@ def test_fitting_loads_every_value_and_needs_no_counters_nor_lookups() -> None:
     weights |= {name: value for name, value in source.state_dict().items() if "num_batches" not in name}
     fit(net, weights, SETTING)
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(4, 3, 1, 1, dtype=torch.complex64), "holds complex64 values"),
+        (torch.ones(4, 3, 1, 1, dtype=torch.bool), "holds bool values"),
+        (torch.ones(4, 3, 1, 1, dtype=torch.int8), "holds int8 values"),
+        (torch.full((4, 3, 1, 1), torch.nan), "holds NaN or infinite values"),
+        (torch.full((4, 3, 1, 1), -torch.inf), "holds NaN or infinite values"),
+        (torch.ones(4, 3, 1, 1, device="meta"), "has no values"),
+        (torch.ones(4, 3, 1, 1).to_sparse(), "sparse"),
+        (torch.quantize_per_tensor(torch.ones(4, 3, 1, 1), 0.1, 0, torch.qint8), "is quantised"),
+        (torch.ones(1).expand(2**28, 3, 1, 1), "repeats few values"),
+    ],
+)
+def test_values_that_no_weight_has_are_refused_by_name(value: Tensor, message: str) -> None:
+    net = small()
+    with pytest.raises(CheckpointError, match=rf"^{SETTING}: 0\.weight .*{message}"):
+        fit(net, net.state_dict() | {"0.weight": value}, SETTING)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_of_any_precision_is_taken(kind: torch.dtype) -> None:
+    source, net = small(), small()
+    fit(net, {name: value.to(kind) for name, value in source.state_dict().items()}, SETTING)
+    torch.testing.assert_close(net[0].weight, source[0].weight, atol=0.01, rtol=0.01)
 
 
 def test_tensors_match_by_order() -> None:

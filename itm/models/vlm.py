@@ -41,6 +41,7 @@ class OpenClipModel:
     """
 
     resizable = False
+    size_argument = "img_size"
     classifiers: tuple[str, ...] = ()
     pooling: str | None = None
     license = "unknown"  # open_clip does not list licences

@@ -60,7 +60,8 @@ def _odd_value(rng: Rng) -> Any:
     values: list[Any] = [
         torch.tensor(1.0), torch.empty(0), torch.zeros(1, 1, 1, 1, 1), torch.zeros(3, dtype=torch.complex64),
         torch.zeros(2, dtype=torch.bool), torch.full((4,), torch.nan), torch.zeros(2, 2).to_sparse(), None, 3, "text",
-        [1, 2], {"a": 1}, np.float32(1),
+        [1, 2], {"a": 1}, np.float32(1), torch.zeros(2, 2, device="meta"), torch.zeros(1).expand(2**40, 8),
+        torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8), torch.full((5, 3), -torch.inf),
     ]  # fmt: skip
     return values[rng.integers(len(values))]
 
@@ -103,9 +104,11 @@ def _keep(weights: Weights, rng: Rng) -> Weights:
 
 
 def _hold(weights: Weights, rng: Rng) -> Any:
-    holders = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "weights", 7)
+    holders: list[Any] = ["student", "ema", "params", "backbone", "state_dict", "model", "net", "model_state_dict"]
+    holders += ["state_dict_ema", "model_ema", "teacher", "weights", 7]
     content: dict[Any, Any] = {holders[rng.integers(len(holders))]: weights, "epoch": 3, "args": {"lr": 0.1}}
-    return (content, [weights], {"a": content}, weights, (weights,), None, {})[rng.integers(7)]
+    pair = {"student": weights, "teacher": weights}
+    return (content, [weights], {"a": content}, weights, (weights,), None, {}, pair)[rng.integers(8)]
 
 
 _CHANGES = (_keep, _replace, _delete, _add, _prefix, _reshape, _cast)
@@ -124,7 +127,9 @@ def write(path: Path, trap: Path, rng: Rng, model: str) -> str:
         path.write_bytes(pickle.dumps(weights))
     elif form == "safetensors":
         tensors = {str(name): value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-        dense = {name: value.contiguous() for name, value in tensors.items() if not value.is_sparse}
+        plain = {name: value for name, value in tensors.items() if not (value.is_sparse or value.is_quantized)}
+        dense = {name: value.contiguous() for name, value in plain.items() if 0 <= value.numel() < 2**20}
+        dense = {name: value for name, value in dense.items() if not value.is_meta}
         safetensors.torch.save_file(dense, path)
     else:
         torch.save(_hold(weights, rng) if form == "held" else weights, path)
