@@ -8,12 +8,12 @@ import time
 
 import pytest
 import torch
+from synthetic import clusters, noise
 
 from itm.core.errors import FeatureError, SettingError
 from itm.core.parallel import map_forked, processes
 from itm.ranking.ranking import rank
 from itm.scorers import ITM
-from tests.synthetic import clusters, noise
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

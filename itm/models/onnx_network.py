@@ -38,6 +38,7 @@ class OnnxModel:
     """
 
     resizable = False
+    size_argument = "img_size"
     classifiers: tuple[str, ...] = ()
     pooling: str | None = None
     license = "unknown"

@@ -20,6 +20,7 @@ class RawRgb:
 
     name = RAW_RGB
     resizable = False
+    size_argument = "img_size"
     hub = "no weight file"
     license = "none (no weights)"
     pretraining = "none (the colours themselves)"
