@@ -70,7 +70,8 @@ class TimmModel:
             if model.startswith(_HUB):
                 config, self.architecture = _hub_config(model)
             else:
-                config = timm.get_pretrained_cfg(model, allow_unregistered=False)
+                known = timm.get_pretrained_cfg(model, allow_unregistered=False)
+                config = known or PretrainedCfg()  # with allow_unregistered=False it is never None
         except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise SettingError(
