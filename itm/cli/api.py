@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field
 
-from itm.cli.models import Models, resolve_models, within_budget
+from itm.cli.models import AUTO, Models, choose_models, named_zoo
 from itm.cli.pipeline import run_estimate
 from itm.core.devices import Accelerator, PrecisionChoice
 from itm.core.errors import SettingError
@@ -35,7 +35,9 @@ DEFAULT_SCORERS = ("combined", "itm", "logme", "regularized_hscore")
 class _Arguments:
     """Types and bounds of the arguments of :func:`estimate`."""
 
-    models: str | list[str] | tuple[str, ...] | dict[str, Any]
+    models: str | list[str] | tuple[str, ...] | dict[str, Any] | None
+    zoo: str
+    image_size: Count | None
     scorer: str | Scorer | list[str | Scorer] | tuple[str | Scorer, ...]
     pretrained: bool
     seeds: Count
@@ -124,9 +126,11 @@ class Estimate:
 
 def estimate(
     data: Any,
-    models: Models = "demo",
+    models: Models | None = None,
     scorer: str | Scorer | Sequence[str | Scorer] = DEFAULT_SCORERS,
     *,
+    zoo: str = "demo",
+    image_size: int | None = None,
     pretrained: bool = True,
     seeds: int = 3,
     seed: int = 0,
@@ -151,8 +155,11 @@ def estimate(
         data: A folder, a dataset's name, a table, a DataFrame, or a sequence of pairs of image and label; see
             :func:`itm.load_images`, whose result is also taken as it is.
         models: Names of models, also with ``*`` and ``?`` over timm's pretrained ids; settings of
-            :func:`itm.load_backbone` by name; or the name of a zoo of ``configs/zoo``.
+            :func:`itm.load_backbone` by name; the name of a zoo; or None, for the whole ``zoo``.
         scorer: Name of a scorer, a scorer, or several; the first one decides the order and the recommendation.
+        zoo: Name of a zoo of ``configs/zoo``, or ``"auto"``: of all that timm has, the models that fit the budget and
+            differ most. Without limits on number or cost: 24 models of at most 30 million parameters.
+        image_size: Side in pixels that every model sees; None keeps each model's own.
         pretrained: Fetch published weights; False builds randomly initialised controls. Models with a ``checkpoint``
             and the models of a zoo keep theirs.
         seeds: Number of seeds of a scorer with randomness.
@@ -183,25 +190,30 @@ def estimate(
         ItmError: If the images, the models or the store fail.
     """
     _Arguments(
-        models=_plain(models), scorer=_plain(scorer), pretrained=pretrained, seeds=seeds, seed=seed,
-        resamples=resamples, limit=limit, budget=_plain(budget), race=_plain(race), groundtruth=groundtruth,
-        on_error=on_error, columns=_plain(columns), config=config, store=store, device=device, precision=precision,
-        batch_size=batch_size, workers=workers, jobs=jobs,
+        models=_plain(models), zoo=zoo, image_size=image_size, scorer=_plain(scorer), pretrained=pretrained,
+        seeds=seeds, seed=seed, resamples=resamples, limit=limit, budget=_plain(budget), race=_plain(race),
+        groundtruth=groundtruth, on_error=on_error, columns=_plain(columns), config=config, store=store, device=device,
+        precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
-    zoo = resolve_models(models, pretrained)
-    images = None
-    if not isinstance(data, str | Path):
-        images = load_images(data, seed=seed, limit=limit, columns=columns, config=config, on_error=on_error)
+    known = {AUTO: {}} if zoo == AUTO else named_zoo(zoo)
     described = {
-        "name": str(data) if images is None else images.name,
+        "name": str(data) if isinstance(data, str | Path) else "",
         "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None,
         "columns": _plain(columns), "config": config,
     }  # fmt: skip
-    zoo, removed = within_budget(zoo, budget, described, seed, images)
+    images = None
+    if not isinstance(data, str | Path):
+        images = load_images(data, seed=seed, limit=limit, columns=columns, config=config, on_error=on_error)
+        described["name"] = images.name
+    chosen = choose_models(
+        {"zoo": known, "models": models, "pretrained": pretrained, "image_size": image_size, "budget": budget,
+         "data": described, "seed": seed},
+        images,
+    )  # fmt: skip
     run = {
         "data": described,
-        "zoo": zoo,
+        "zoo": chosen.zoo,
         "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
         "source": {"name": None, "limit": None},
         "race": race,
@@ -214,7 +226,7 @@ def estimate(
         "scorer": list(scorers),
     }
     found = run_estimate(run, scorers, images)
-    return Estimate(tuple(found.rankings), removed, found)
+    return Estimate(tuple(found.rankings), chosen.removed, found)
 
 
 def default_store() -> Path:

@@ -3,6 +3,7 @@
 python estimate.py                                  the demo
 python estimate.py data=/my/images zoo=demo         your own images
 python estimate.py models=[resnet50,convnext_tiny*] data=/my/images budget.parameters=30e6
+python estimate.py zoo=auto budget.license=permissive plan=true     list the models that fit the budget, and stop
 python estimate.py scorer=[itm,logme]               several scorers
 python estimate.py +experiment=ablation_batch       an ablation
 python estimate.py -m worker=1,2 hydra/launcher=ray race=true data=/my/images
@@ -49,7 +50,7 @@ def job(cfg: DictConfig) -> None:
 def estimate(cfg: DictConfig, output: Path) -> None:
     """Rank the models that the config names on its images; print and write the report."""
     # imported here: torch takes longer than `--help` and the mistakes in a command line need
-    from itm.cli.models import resolve_models, with_image_size, within_budget
+    from itm.cli.models import choose_models, removal_lines, show_plan
     from itm.cli.pipeline import run_estimate
     from itm.cli.settings import check_estimate
     from itm.core.console import console
@@ -58,10 +59,11 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     run = resolved(cfg)
     check_estimate(run)
     check_writable(output)
-    zoo = run["zoo"] if run["models"] is None else resolve_models(run["models"], run["pretrained"], run["zoo"])
-    zoo = with_image_size(zoo, run["image_size"])
-    limits = {name: limit for name, limit in run["budget"].items() if limit is not None}
-    run["zoo"], removed = within_budget(zoo, limits, run["data"], run["seed"])
+    chosen = choose_models(run)
+    if run["plan"]:
+        show_plan(chosen)
+        return
+    run["zoo"] = chosen.zoo
     cfg.zoo = run["zoo"]  # callbacks and config.yaml have the models of this run
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     scorers = {str(name): build(f"scorer.{name}", node, run["trust"]) for name, node in cfg.scorer.items()}
@@ -70,8 +72,8 @@ def estimate(cfg: DictConfig, output: Path) -> None:
         report = replace(run_estimate(run, scorers), command=shlex.join(sys.argv))
         report.show(console())  # first, so that a disk that filled up meanwhile does not cost the scores
         written = report.write(output)
-        for name, reason in removed.items():
-            print(f"removed {name}: {reason}")
+        for line in removal_lines(chosen.removed):
+            print(line)
         print(f"Report: {written[-1]}")
         if tracked is not None:
             tracked.log(report)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from itm.cli.folders import configs_folder
-from itm.core.errors import SettingError
+from itm.core.console import console, print_frame
+from itm.core.errors import SettingError, unknown
 from itm.data.image_set import ImageSet, load_from_settings
-from itm.models.budget import Budget, select
-from itm.models.candidates import matching
+from itm.models.budget import Budget, Selection, select
+from itm.models.candidates import automatic, matching
 from itm.models.families import find_model
 
+AUTO = "auto"
+"""Name of the zoo that stands for every pretrained id of timm."""
+AUTO_MODELS, AUTO_PARAMETERS = 24, 30e6
+"""Limits of the automatic zoo where none is given."""
+MOST_LINES = 20
+"""Removed models that are printed one by one."""
 Models = str | Sequence[str] | Mapping[str, Any]
 
 
@@ -31,8 +41,10 @@ def resolve_models(
         SettingError: If a name is not known.
     """
     if isinstance(models, str):
+        if models == AUTO:
+            return {name: {"pretrained": pretrained} for name in automatic()}
         if (configs_folder() / "zoo" / f"{models}.yaml").is_file():
-            return _zoo(models)
+            return named_zoo(models)
         models = [models]
     if isinstance(models, Mapping):
         return {str(name): _with_weights(str(name), entry, pretrained) for name, entry in models.items()}
@@ -52,51 +64,120 @@ def resolve_models(
     return found
 
 
-def with_image_size(zoo: Mapping[str, Mapping[str, Any] | None], image_size: int | None) -> dict[str, dict[str, Any]]:
-    """Return the entries with one image size for all; None keeps each entry's own."""
-    entries = {name: dict(entry or {}) for name, entry in zoo.items()}
-    if image_size is not None:
-        for entry in entries.values():
-            entry["image_size"] = image_size
-    return entries
-
-
-def within_budget(
-    zoo: dict[str, dict[str, Any]],
-    budget: Mapping[str, Any] | Budget | None,
-    data: Mapping[str, Any],
-    seed: int,
-    images: ImageSet | None = None,
-) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
-    """Return the models within the budget, in their order, and the reason of each that is not.
+@dataclass(frozen=True)
+class Chosen:
+    """Models of a run.
 
     Args:
-        zoo: Settings by model.
-        budget: The limits; None holds none.
-        data: Settings ``data`` of the run; ``budget.minutes`` depends on the number of images.
-        seed: Seed of the split.
+        zoo: Settings by model, in the order of the zoo.
+        removed: Reason by name, of each model that the budget removed.
+        selection: Facts of all candidates, and the order in which the budget keeps them; None without limits.
+    """
+
+    zoo: dict[str, dict[str, Any]]
+    removed: Mapping[str, str]
+    selection: Selection | None = None
+
+
+def choose_models(run: Mapping[str, Any], images: ImageSet | None = None) -> Chosen:
+    """Return the models that the settings of a run name and its budget allows.
+
+    The zoo ``auto`` stands for every pretrained id of timm. Its budget has at most 24 models where ``models`` is not
+    given, and at most 30 million parameters where no limit on number or cost is given.
+
+    Args:
+        run: ``zoo``, ``models``, ``pretrained``, ``image_size``, ``budget``, ``data`` and ``seed``, as in
+            ``configs/estimate.yaml``. ``budget.minutes`` depends on the number of images.
         images: The images in place of those that ``data`` names.
 
     Raises:
-        SettingError: If a limit is wrong, or no model is within the budget.
+        SettingError: If a name is not known, a limit is wrong, or no model is within the budget.
     """
-    if not budget:
-        return zoo, {}
-    limits = budget if isinstance(budget, Budget) else Budget(**budget)
+    zoo = {str(name): dict(entry or {}) for name, entry in run["zoo"].items()}
+    auto = zoo.get(AUTO) == {}
+    if auto:
+        del zoo[AUTO]
+    if run["models"] is not None:
+        auto = auto or run["models"] == AUTO
+        zoo = resolve_models(run["models"], run["pretrained"], zoo)
+    elif auto:
+        zoo = {**{name: {"pretrained": True} for name in automatic()}, **zoo}
+    if run["image_size"] is not None:
+        zoo = {name: {**entry, "image_size": run["image_size"]} for name, entry in zoo.items()}
+    given = run["budget"] or {}
+    limits = dict(vars(given) if isinstance(given, Budget) else given)
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    if auto:
+        limits = _bounded(limits)
+    if not limits:
+        return Chosen(zoo, {})
+    budget = Budget(**limits)
     count = 0
-    if limits.minutes is not None:
-        count = len(load_from_settings(data, seed, limit=data["limit"]) if images is None else images)
-    selection = select(zoo, limits, count)
-    return {name: entry for name, entry in zoo.items() if name in selection.kept}, selection.removed
+    if budget.minutes is not None:
+        data = run["data"]
+        count = len(load_from_settings(data, run["seed"], limit=data["limit"]) if images is None else images)
+    selection = select(zoo, budget, count)
+    kept = {name: entry for name, entry in zoo.items() if name in set(selection.kept)}
+    return Chosen(kept, selection.removed, selection)
 
 
-def _zoo(name: str) -> dict[str, dict[str, Any]]:
-    """Return the entries of a zoo's config, with those of the zoos in its defaults list."""
+def _bounded(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits of ``zoo=auto``, which without any would be all of timm."""
+    bounded = dict(limits)
+    if not set(limits) & {"parameters", "gmacs", "latency_ms", "models", "minutes"}:
+        bounded["parameters"] = AUTO_PARAMETERS
+    bounded.setdefault("models", AUTO_MODELS)
+    return bounded
+
+
+def show_plan(chosen: Chosen) -> None:
+    """Print the models of a run, those that differ most first, and how many each limit removed."""
+    if chosen.selection is None:
+        print("\n".join(chosen.zoo))
+        return
+    rows = [chosen.selection.facts[name] for name in chosen.selection.kept]
+    table = pd.DataFrame(
+        {
+            "M parameters": [fact.parameters / 1e6 for fact in rows],
+            "GMACs": [fact.macs / 1e9 for fact in rows],
+            "pixels": [fact.pixels for fact in rows],
+            "license": [fact.license for fact in rows],
+            "pre-training": [fact.paradigm for fact in rows],
+        },
+        index=pd.Index([fact.name for fact in rows], name="model"),
+    )
+    print_frame(table, f"{len(rows)} models", digits=1, to=console(width=150))
+    print(*removal_lines(chosen.removed), sep="\n")
+
+
+def removal_lines(removed: Mapping[str, str]) -> list[str]:
+    """Return a line for each model that a budget removed, or where they are many, one for each limit."""
+    if len(removed) <= MOST_LINES:
+        return [f"removed {name}: {reason}" for name, reason in removed.items()]
+    by_limit: dict[str, list[str]] = {}
+    for name, reason in removed.items():
+        limit = re.search(r"budget\.\w+", reason)
+        by_limit.setdefault(limit[0] if limit else reason, []).append(name)
+    return [
+        f"removed {len(names)} models by {limit}, such as {names[0]}: {removed[names[0]]}"
+        for limit, names in by_limit.items()
+    ]
+
+
+def named_zoo(name: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of a zoo's config, with those of the zoos in its defaults list.
+
+    Raises:
+        SettingError: If there is no such zoo.
+    """
+    known = [file.stem for file in (configs_folder() / "zoo").glob("*.yaml")]
+    if name not in known:
+        raise unknown("zoo", name, known)
     content = yaml.safe_load((configs_folder() / "zoo" / f"{name}.yaml").read_text(encoding="utf-8"))
     entries: dict[str, dict[str, Any]] = {}
     for base in content.pop("defaults", []):
         if base != "_self_":
-            entries.update(_zoo(base))
+            entries.update(named_zoo(base))
     entries.update({model: entry or {} for model, entry in content.items()})
     return entries
 

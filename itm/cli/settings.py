@@ -72,6 +72,7 @@ class EstimateSettings:
     models: Text | list[Text] | None = None
     pretrained: bool = True
     optimise: Text | None = None
+    plan: bool = False
     on_failure: OnFailure = "stop"
     image_size: Count | None = None
 
@@ -86,6 +87,7 @@ class GroundtruthSettings:
     table: Text | None = None
     models: Text | list[Text] | None = None
     pretrained: bool = True
+    plan: bool = False
     keep: Keep = "nothing"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -122,7 +124,7 @@ def check_groundtruth(run: Mapping[str, Any]) -> None:
     _check(GroundtruthSettings, "", run)
     _check_data(run.get("data"))
     _check(TrainerSettings, "trainer", run.get("trainer"))
-    for group in ("grid", "protocol"):
+    for group in ("grid", "protocol", "budget"):
         _check_mapping(group, run.get(group))
     _check_entries("zoo", run.get("zoo"), "zoo=demo")
 

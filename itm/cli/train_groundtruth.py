@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, output: Path) -> list[str]:
     """Run the trials of the grid that the config describes; return the failed ones, with the reason."""
     # imported here: torch and Lightning take longer than `--help` and the mistakes in a command line need
-    from itm.cli.models import resolve_models
+    from itm.cli.models import choose_models, removal_lines, show_plan
     from itm.cli.settings import check_groundtruth
     from itm.core.errors import SettingError
     from itm.core.files import check_writable
@@ -67,8 +67,12 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
 
     run = resolved(cfg)
     check_groundtruth(run)
-    if run["models"] is not None:
-        cfg.zoo = run["zoo"] = resolve_models(run["models"], run["pretrained"], run["zoo"])
+    chosen = choose_models(run)
+    if run["plan"]:
+        show_plan(chosen)
+        return []
+    print(*removal_lines(chosen.removed), sep="\n", end="\n" if chosen.removed else "")
+    cfg.zoo = run["zoo"] = chosen.zoo
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     grid, hardware = Grid.from_settings(run), Hardware.from_settings(run)
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None

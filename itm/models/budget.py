@@ -53,10 +53,12 @@ class Selection:
     Args:
         kept: Names of candidates, those that differ most first.
         removed: Reason by name, for each candidate that was left out.
+        facts: Facts by name, of all candidates.
     """
 
     kept: tuple[str, ...]
     removed: Mapping[str, str]
+    facts: Mapping[str, CandidateFacts]
 
 
 def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: int = 0) -> Selection:
@@ -70,8 +72,9 @@ def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: 
     Raises:
         SettingError: If a model is unknown, or no entry is within the budget; the nearest is named.
     """
-    facts = {name: entry_facts(name, entry) for name, entry in zoo.items()}
     allowed = _allowed(budget)
+    at_size = budget.gmacs is not None or budget.minutes is not None  # no other limit depends on the size
+    facts = {name: entry_facts(name, entry, at_size) for name, entry in zoo.items()}
     removed: dict[str, str] = {}
     for name, fact in facts.items():
         reason = _excess(fact, budget, allowed)
@@ -91,12 +94,17 @@ def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: 
             kept.append(name)
             minutes += minutes_needed
     if not kept:
-        raise SettingError(_nothing(facts, removed))
-    return Selection(tuple(kept), removed)
+        raise SettingError(_nothing(facts, removed, budget, allowed))
+    return Selection(tuple(kept), removed, facts)
 
 
-def entry_facts(name: str, entry: Mapping[str, Any] | None) -> CandidateFacts:
+def entry_facts(name: str, entry: Mapping[str, Any] | None, at_size: bool = True) -> CandidateFacts:
     """Return the facts of one entry of a zoo: timm's by id, others counted on the meta device.
+
+    Args:
+        name: The entry's name.
+        entry: Its settings.
+        at_size: Whether to count a shipped id anew, which takes seconds, where only its ``image_size`` differs.
 
     Raises:
         SettingError: If the model is unknown or cannot be built.
@@ -106,7 +114,7 @@ def entry_facts(name: str, entry: Mapping[str, Any] | None) -> CandidateFacts:
     size, arguments = entry.get("image_size"), dict(entry.get("model_args") or {})
     shipped = model in candidates.shipped().index
     facts = candidates.facts_of(model) if shipped else _count_entry(model, None, arguments, f"zoo.{name}.model")
-    if shipped and (arguments or size not in (None, facts.pixels)):
+    if shipped and (arguments or (at_size and size not in (None, facts.pixels))):
         counted = _count_entry(model, size, arguments, f"zoo.{name}.model")
         facts = replace(facts, parameters=counted.parameters, macs=counted.macs, pixels=counted.pixels)
     elif not shipped and size is not None:
@@ -220,9 +228,19 @@ def _excess(fact: CandidateFacts, budget: Budget, allowed: set[str] | None) -> s
     return None
 
 
-def _nothing(facts: Mapping[str, CandidateFacts], removed: Mapping[str, str]) -> str:
-    nearest = min(facts.values(), key=lambda fact: (fact.parameters, fact.name))
+def _nothing(
+    facts: Mapping[str, CandidateFacts], removed: Mapping[str, str], budget: Budget, allowed: set[str] | None
+) -> str:
+    def distance(fact: CandidateFacts) -> tuple[bool, float, int, str]:
+        forbidden = allowed is not None and not {fact.tier, fact.license.casefold()} & allowed
+        shares = [
+            fact.parameters / (budget.parameters or float("inf")),
+            fact.macs / 1e9 / (budget.gmacs or float("inf")),
+        ]
+        return forbidden, max(*shares, 1.0), fact.parameters, fact.name
+
+    nearest = min(facts.values(), key=distance)
     return (
-        f"budget: none of {len(facts)} candidates is within it. The smallest, {nearest.name}: {removed[nearest.name]}. "
+        f"budget: none of {len(facts)} candidates is within it. The nearest, {nearest.name}: {removed[nearest.name]}. "
         "Raise the limit, or name other candidates."
     )

@@ -148,6 +148,12 @@ def pretrained_ids() -> tuple[str, ...]:
     return tuple(timm.list_pretrained())
 
 
+def automatic() -> list[str]:
+    """Return the ids that ``zoo=auto`` chooses from: the shipped table without timm's networks for tests."""
+    known = set(pretrained_ids())
+    return [name for name in shipped().index if name in known and not name.startswith("test_")]
+
+
 def matching(patterns: Iterable[str]) -> list[str]:
     """Return the pretrained ids that match any of the patterns, each once, in the order of the patterns.
 
@@ -211,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("patterns", nargs="*", default=["*"], help="ids, or patterns such as 'convnext_tiny*'")
     parser.add_argument("--parameters", type=float, help="at most this many parameters, as in 30e6")
     parser.add_argument("--gmacs", type=float, help="at most this many billion multiply-adds per image")
+    parser.add_argument("--license", nargs="+", help="as budget.license: permissive, noncommercial, or licences")
+    parser.add_argument("--models", type=int, help="at most this many, as different as possible, as budget.models")
     parser.add_argument("--tier", choices=("permissive", "research", "custom", "unknown"), help="tier of the licence")
     parser.add_argument("--paradigm", help="how the weights were pre-trained, such as dinov2 or supervised")
     parser.add_argument("--csv", action="store_true", help="print CSV")
@@ -233,12 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _select(chosen: argparse.Namespace) -> pd.DataFrame:
     """The rows of the table that the command line asks for."""
+    from itm.models.budget import Budget, select  # which imports this module
+
     names = matching(chosen.patterns)
-    table = pd.DataFrame([asdict(facts_of(name)) for name in names if name in shipped().index or len(names) <= 20])
-    table = table.set_index("name")
-    for column, most in (("parameters", chosen.parameters), ("macs", chosen.gmacs and chosen.gmacs * 1e9)):
-        if most is not None:
-            table = table[table[column] <= most]
+    names = [name for name in names if name in shipped().index or len(names) <= 20]
+    words = chosen.license[0] if chosen.license and len(chosen.license) == 1 else chosen.license
+    limits = Budget(parameters=chosen.parameters, gmacs=chosen.gmacs, license=words, models=chosen.models)
+    kept = select({name: {"model": name, "pretrained": True} for name in names}, limits).kept
+    table = pd.DataFrame([asdict(facts_of(name)) for name in kept]).set_index("name")
     if chosen.tier is not None:
         table = table[table["tier"] == chosen.tier]
     if chosen.paradigm is not None:
