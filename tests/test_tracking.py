@@ -184,6 +184,7 @@ def test_an_estimate_that_fails_leaves_a_failed_run(tmp_path, monkeypatch):
 def test_kill_9_leaves_the_run_s_settings_and_the_next_estimate_takes_the_features_from_the_store(tmp_path):
     out = tmp_path / "out"
     words = ["data=digits", "data.limit=60", "~zoo", "+zoo.a={model: test_resnet}", "seeds=1", "tracking=wandb"]
+    words.append("scorer=[itm]")
     script = [sys.executable, str(Path(__file__).parents[1] / "estimate.py"), *words, f"hydra.run.dir={out}"]
     environment = {**os.environ, "ITM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     log = tmp_path / "log"
