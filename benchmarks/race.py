@@ -132,7 +132,7 @@ def main() -> None:
             rows += compare(settings_of(data, 500, zoo, 64), arguments.scorers, arguments.seeds, truth)
     else:
         photographs = small_photographs(default_store().parent / "solar_cells_64")
-        zoo, truth = sixty(), truth_on("elpv", LITES, "demo.csv")  # of 128 pixels; others have none
+        zoo, truth = sixty(), truth_on("elpv", LITES, "demo.csv")  # of 48 pixels; others have none
         rows = compare(settings_of(str(photographs), 2000, zoo, 128), arguments.scorers, arguments.seeds, truth)
     frame = pd.DataFrame(rows)
     if arguments.csv is not None:
