@@ -26,7 +26,7 @@ from itm.evaluation.priors import mean_rank_elsewhere
 from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.groundtruth.tables import load
 from itm.ranking.recommend import RESAMPLES, best_probabilities
-from itm.ranking.resampling import combined_scores, deviations, random_parts, resampled_scores, take_rows
+from itm.ranking.resampling import combined_scores, deviations, random_parts, resampled_scores
 from itm.scorers import Combined, RegularizedHScore
 
 TABLES = Path(__file__).parents[1] / "experiments" / "groundtruth"
@@ -81,7 +81,7 @@ def statements(
     models = [name for name in pool if np.isfinite(table[target].get(name, np.nan))]
     labels = pool[models[0]].y
     rows = stratified_sample(labels, min(images, len(labels)), seed)
-    sample = {name: take_rows(pool[name], rows) for name in models}
+    sample = {name: pool[name].take(rows) for name in models}
     parts = random_parts(labels[rows], RESAMPLES, seed=seed)
     full = np.array(list(MEMBER.score(sample).values()))
     resampled = resampled_scores(sample, MEMBER, parts, seed=seed)

@@ -12,7 +12,7 @@ from synthetic import clusters
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
 from itm.core.settings import settings
-from itm.ranking.resampling import deviations, random_parts, resampled_scores, take_rows
+from itm.ranking.resampling import deviations, random_parts, resampled_scores
 from itm.scorers import RegularizedHScore
 from itm.scorers.base import Samples, Score, Scorer
 
@@ -56,7 +56,7 @@ def test_the_scores_are_those_of_the_rows():
 
 def test_rows_keep_logits_and_groups():
     full = Features(torch.randn(4, 2), torch.arange(4), torch.randn(4, 3), torch.arange(4))
-    found = take_rows(full, torch.tensor([1, 3]))
+    found = full.take(torch.tensor([1, 3]))
     assert torch.equal(found.logits, full.logits[[1, 3]])
     assert found.groups.tolist() == [1, 3]
 

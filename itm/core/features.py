@@ -52,6 +52,15 @@ class Features:
         """Width of a feature, ``D``."""
         return self.x.shape[1]
 
+    def take(self, rows: Tensor) -> Features:
+        """Return some rows.
+
+        Args:
+            rows: Indices of the rows, int64, or a mask over all rows, bool.
+        """
+        parts = (self.x, self.y, self.logits, self.groups)
+        return Features(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
 
 def _as_tensor(name: str, value: Any, ndim: int, floating: bool) -> Tensor:
     try:

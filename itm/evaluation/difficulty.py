@@ -11,7 +11,6 @@ import torch
 from itm.core.errors import FeatureError
 from itm.core.features import Features
 from itm.core.splits import stratified_sample
-from itm.ranking.resampling import take_rows
 from itm.scorers import LinearProbe
 from itm.scorers.base import check
 
@@ -75,7 +74,7 @@ def class_difficulty(model: str, features: Features, classes: Sequence[str], see
     present = torch.unique(features.y)
     size = max(MOST_ROWS, len(present))
     rows = stratified_sample(features.y, size, seed)
-    part = features if len(rows) == len(features.y) else take_rows(features, rows)
+    part = features if len(rows) == len(features.y) else features.take(rows)
     try:
         samples = check(model, part)
         predicted, _ = LinearProbe(seed=seed).out_of_fold(samples)

@@ -87,7 +87,7 @@ def extract_sample(
 def _restrict(whole: Extraction, images: Tensor) -> Extraction:
     """Return the part of an extraction that belongs to some of its images."""
     chosen = torch.isin(whole.rows, images)
-    return replace(whole, features=_take(whole.features, chosen), rows=whole.rows[chosen])
+    return replace(whole, features=whole.features.take(chosen), rows=whole.rows[chosen])
 
 
 def _join(parts: Sequence[Extraction], rows: Sequence[Tensor], key: FeatureKey) -> Extraction:
@@ -102,23 +102,13 @@ def _join(parts: Sequence[Extraction], rows: Sequence[Tensor], key: FeatureKey) 
     )
     seconds = sum(part.seconds for part in parts)
     return Extraction(
-        _take(features, order),
+        features.take(order),
         seconds,
         sum(part.seconds * part.images_per_second for part in parts) / seconds,
         all(part.cached for part in parts),
         key,
         images[order],
         tuple(reason for part in parts for reason in part.skipped),
-    )
-
-
-def _take(features: Features, rows: Tensor) -> Features:
-    logits, groups = features.logits, features.groups
-    return Features(
-        features.x[rows],
-        features.y[rows],
-        None if logits is None else logits[rows],
-        None if groups is None else groups[rows],
     )
 
 

@@ -9,7 +9,6 @@ models by ten images of a class, where ITM does not. The models that see all ima
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
@@ -24,11 +23,12 @@ from itm.core.errors import FeatureError, SettingError
 from itm.core.seeding import derive_seed
 from itm.core.settings import Count, Share, settings
 from itm.data.image_set import ImageSet
+from itm.extraction.candidate import Candidate
 from itm.extraction.extract import Extraction
 from itm.extraction.parts import GrowingSample
-from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, PoolExtractor
+from itm.extraction.pool import ExtractedPool, ExtractionSettings, PoolExtractor
 from itm.extraction.stored_features import StoredFeatures
-from itm.ranking.resampling import random_parts, take_rows
+from itm.ranking.resampling import random_parts, spread_factor
 from itm.scorers import RegularizedHScore
 
 IMAGES_PER_CLASS = 10
@@ -295,7 +295,7 @@ def _parts(sample: GrowingSample, number: int, resamples: int) -> tuple[list[Ten
         mask[images[part]] = True
         masks.append(mask)
     size = int(masks[0].sum())
-    return masks, math.sqrt(size / max(len(images) - size, 1))
+    return masks, spread_factor(len(images), size)
 
 
 def _scores(name: str, extraction: Extraction, parts: Sequence[Tensor]) -> list[float]:
@@ -303,7 +303,7 @@ def _scores(name: str, extraction: Extraction, parts: Sequence[Tensor]) -> list[
     values = []
     for part in parts:  # by image, as a model may lack rows of images that it could not read
         rows = torch.nonzero(part[extraction.rows]).flatten()
-        values.append(scorer.evaluate_model(name, take_rows(extraction.features, rows))[0].value)
+        values.append(scorer.evaluate_model(name, extraction.features.take(rows))[0].value)
     return values
 
 

@@ -24,17 +24,6 @@ MOST_ROWS = 1000
 _SEEDS = 2**31  # scikit-learn takes no larger seed
 
 
-def take_rows(features: Features, rows: Tensor) -> Features:
-    """Return some rows of the features.
-
-    Args:
-        features: Features of ``N`` rows.
-        rows: Indices of the rows, int64.
-    """
-    parts = (features.x, features.y, features.logits, features.groups)
-    return Features(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
-
-
 def random_parts(
     y: Tensor, count: int, *, seed: int = 0, groups: Tensor | None = None, most: int = MOST_ROWS
 ) -> list[Tensor]:
@@ -147,12 +136,22 @@ def deviations(scores: NDArray[np.float64], rows: int, part: int) -> NDArray[np.
             f"resamples: of {len(scores)} random parts of the images {len(known)} gave a score to every model; "
             "a spread needs 2 or more."
         )
-    return np.asarray((known - known.mean(axis=0)) * math.sqrt(part / max(rows - part, 1)))
+    return np.asarray((known - known.mean(axis=0)) * spread_factor(rows, part))
+
+
+def spread_factor(rows: int, part: int) -> float:
+    """Return the factor from the spread over parts to the spread of the score on all rows, see :func:`deviations`.
+
+    Args:
+        rows: Number of all rows, ``N``.
+        part: Number of rows of a part, ``m``.
+    """
+    return math.sqrt(part / max(rows - part, 1))
 
 
 def _score(scorer: Scorer, pool: Mapping[str, Features], rows: Tensor) -> list[float]:
     """Return the models' scores on some rows; NaN for each model that cannot be scored on them."""
-    runs, _ = scorer.evaluate_sound({name: take_rows(features, rows) for name, features in pool.items()})
+    runs, _ = scorer.evaluate_sound({name: features.take(rows) for name, features in pool.items()})
     return [runs[name][0].value if name in runs else math.nan for name in pool]
 
 
