@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.ranking.ranking import Entry, Ranking
 from itm.ranking.recommend import Recommendation
 from itm.scorers import ITM

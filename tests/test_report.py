@@ -18,7 +18,7 @@ from rich.console import Console
 from itm.core.errors import StoreError
 from itm.data.image_set import load_images
 from itm.evaluation.difficulty import Confusion, Difficulty
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.models.backbone import UNTRAINED
 from itm.report import figures
 from itm.report.console import ranking_tables, scores_tables

@@ -22,7 +22,7 @@ from rankings import recommended
 from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import ImageSet, load_images
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.protocol import Protocol

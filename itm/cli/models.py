@@ -168,7 +168,7 @@ def named_zoo(name: str) -> dict[str, dict[str, Any]]:
     """Return the entries of a zoo's config, with those of the zoos in its defaults list.
 
     Raises:
-        SettingError: If there is no such zoo.
+        SettingError: If the zoo is not known; the message names the closest.
     """
     known = [file.stem for file in (configs_folder() / "zoo").glob("*.yaml")]
     if name not in known:

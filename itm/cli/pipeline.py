@@ -14,7 +14,8 @@ from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.difficulty import class_difficulty
 from itm.evaluation.priors import find_prior
 from itm.evaluation.truth import Truth, find_truth, shipped_tables
-from itm.extraction.pool import Candidate, ExtractedPool, ExtractionSettings, extract_pool
+from itm.extraction.candidate import Candidate
+from itm.extraction.pool import ExtractedPool, ExtractionSettings, extract_pool
 from itm.models import check_zoo
 from itm.models.pixels import RAW_RGB
 from itm.ranking.race import Race, race

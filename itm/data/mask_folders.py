@@ -145,7 +145,7 @@ def _match(pair: _Pair) -> tuple[list[Path], list[Path]]:
     """Return the images of a split and the mask of each.
 
     Raises:
-        DataError: If there is no image, or an image has no mask.
+        DataError: If the folder holds no image, or an image has no mask.
     """
     images, _ = find_images(pair.images)
     if not images:

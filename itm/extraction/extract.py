@@ -237,7 +237,7 @@ def read_features(images: ImageSet, store: FeatureStore, key: FeatureKey) -> Fea
     """Read features that an earlier :func:`extract` stored.
 
     Raises:
-        StoreError: If they are no longer complete.
+        StoreError: If some were removed or damaged since.
     """
     shards = store.read(key, len(images))
     if len(shards) < len(store.spans(len(images))):

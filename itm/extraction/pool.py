@@ -16,6 +16,7 @@ from itm.core.features import Features
 from itm.core.files import json_digest
 from itm.core.progress import duration
 from itm.data.image_set import ImageSet, load_from_settings
+from itm.extraction.candidate import Candidate
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.precision import choose_precision
@@ -23,7 +24,7 @@ from itm.extraction.readouts.dense import Dense
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
-from itm.models.backbone import UNTRAINED, Backbone, load_backbone
+from itm.models.backbone import Backbone, load_backbone
 
 ROWS = 20_000
 """Sampled pixels of all images together."""
@@ -91,69 +92,6 @@ class ExtractionSettings:
 
     def __hash__(self) -> int:
         return hash(self.digest)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Facts of one model that a report shows beside its score.
-
-    Args:
-        parameters: Number of parameters without the source head.
-        input_size: Side of the network's input, pixels.
-        dim: Width of its features.
-        pooling: How patches or positions become one feature.
-        transform: The transform in words.
-        pretraining: What it was trained on before.
-        license: Licence of its weights.
-        source_accuracy: ImageNet top-1, percent, where known.
-        seconds: Seconds of extraction, of the original one where the features were stored.
-        images_per_second: Speed of that extraction.
-        cached: Whether the features came from the store.
-        skipped: Images that could not be read, with the reason.
-        precision: How the network ran: ``"32"``, ``"bf16"`` or ``"16"``.
-        stride: Pixels of the input per cell of the feature map, for segmentation.
-    """
-
-    parameters: int
-    input_size: int
-    dim: int
-    pooling: str
-    transform: str
-    pretraining: str
-    license: str
-    source_accuracy: float | None
-    seconds: float
-    images_per_second: float
-    cached: bool
-    skipped: tuple[str, ...] = ()
-    precision: str = "32"
-    stride: float | None = None
-
-    @property
-    def untrained(self) -> bool:
-        """Whether it is a randomly initialised control."""
-        return self.pretraining == UNTRAINED
-
-    @classmethod
-    def from_backbone(cls, backbone: Backbone, extraction: Extraction, readout: Readout = POOLED) -> Candidate:
-        """Collect the facts of a backbone and of its extraction."""
-        pooled = readout is POOLED
-        return cls(
-            parameters=backbone.num_parameters,
-            input_size=backbone.input_size,
-            dim=extraction.features.dim,
-            pooling=backbone.pooling if pooled else "bilinear",
-            transform=readout.transform_text(backbone),
-            pretraining=backbone.pretraining,
-            license=backbone.license,
-            source_accuracy=backbone.source_accuracy,
-            seconds=extraction.seconds,
-            images_per_second=extraction.images_per_second,
-            cached=extraction.cached,
-            skipped=extraction.skipped,
-            precision=extraction.key.precision,
-            stride=None if pooled else backbone.input_size / backbone.map_shape[-1],
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ class StoredFeatures(Mapping[str, Features]):
         """Return the features of a model.
 
         Raises:
-            StoreError: If they had to be read and are no longer in the store.
+            StoreError: If they were dropped from memory and since removed from the store.
         """
         if model in self._kept:
             return self._kept[model]

@@ -1,4 +1,4 @@
-"""What a network's images go through, as a zoo or a model's configuration states it, checked."""
+"""Check the preprocessing of images that a zoo or a model's configuration states."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from itm.core.console import cell, frame_tables, number_format, plain_table, printable
 from itm.evaluation.comparison import Row, TruthComparison
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.ranking.ranking import Ranking
 
 Accuracy = Mapping[str, float]

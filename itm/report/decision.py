@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.metrics.single import kendall_tau
 from itm.models.pretraining import TIERS, tier_of
 from itm.ranking.ranking import Ranking

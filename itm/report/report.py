@@ -21,7 +21,7 @@ from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
 from itm.evaluation.difficulty import Difficulty
-from itm.extraction.pool import Candidate
+from itm.extraction.candidate import Candidate
 from itm.ranking.race import RaceResult
 from itm.ranking.ranking import Ranking
 from itm.ranking.recommend import Recommendation

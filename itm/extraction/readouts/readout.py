@@ -1,4 +1,4 @@
-"""What is read off a network: a function from a batch of images to rows of features."""
+"""The contract of a readout, and the readout of pooled features."""
 
 from __future__ import annotations
 
