@@ -89,6 +89,8 @@ def _own_home(tmp_path, monkeypatch):
         ("~data.on_error", ["~data.on_error"]),
         ("trust.x=1", ["trust.x=1"]),
         ("hydra.job_logging.version=x", ["hydra.job_logging", "x"]),
+        ("hydra.verbose=[[1]]", ["hydra.verbose=[[1]]", "names of loggers"]),
+        ("hydra.verbose=3", ["hydra.verbose=3", "names of loggers"]),
         ("--nothing", ["--nothing", "--help"]),
     ],
 )

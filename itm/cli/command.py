@@ -142,6 +142,15 @@ def check_config(folder: Path, config_name: str, flags: Sequence[str], overrides
         check_targets(group, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, trust)
     for group in ("hydra.hydra_logging", "hydra.job_logging"):
         check_logging(group, OmegaConf.to_container(OmegaConf.select(cfg, group)))
+    verbose = OmegaConf.select(cfg, "hydra.verbose")
+    _check_verbose(OmegaConf.to_container(verbose) if OmegaConf.is_config(verbose) else verbose)
+
+
+def _check_verbose(value: object) -> None:
+    """Refuse a value that Hydra would take for the name of a logger."""
+    names = value if isinstance(value, list) else [value]
+    if not isinstance(value, bool) and not all(isinstance(name, str) for name in names):
+        raise SettingError(f"hydra.verbose={value}: expected true, false, or names of loggers, as in [itm,timm].")
 
 
 def _check_choice(folder: Path, override: Override) -> None:
