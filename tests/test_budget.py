@@ -9,6 +9,7 @@ from itm.core.errors import SettingError
 from itm.models import budget as budgets
 from itm.models import candidates
 from itm.models.budget import Budget, diverse, entry_facts, select
+from itm.models.entry import ZooEntry
 
 IDS = (
     "resnet18.a1_in1k",  # 11.2 M, 1.8 G, apache-2.0
@@ -52,7 +53,7 @@ def test_an_unknown_licence_is_not_permissive_and_a_control_needs_none() -> None
 
 
 def test_latency_and_minutes_follow_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "latency_ms", lambda entry, name: 80.0 if name == IDS[4] else 8.0)
+    monkeypatch.setattr(budgets, "latency_ms", lambda entry: 80.0 if entry.name == IDS[4] else 8.0)
     assert set(select(ZOO, Budget(latency_ms=10)).removed) == {IDS[4]}
     monkeypatch.setattr(budgets, "macs_per_second", lambda: 1e9)
     needed = {name: candidates.facts_of(name).macs / 1e9 for name in IDS}  # minutes of 60 images
@@ -88,19 +89,30 @@ def test_candidates_that_differ_come_first() -> None:
 
 
 def test_entries_are_counted_at_their_own_size_and_arguments() -> None:
-    plain = entry_facts("a", {"model": "resnet18"})
-    small = entry_facts("b", {"model": "resnet18", "image_size": 112})
+    plain = entry_facts(ZooEntry.read("a", {"model": "resnet18"}))
+    small = entry_facts(ZooEntry.read("b", {"model": "resnet18", "image_size": 112}))
     assert plain.macs == pytest.approx(4 * small.macs, rel=0.08)  # the last maps are 7 and 4 wide
     assert plain.parameters == small.parameters
-    vit = entry_facts("c", {"model": "vit_small_patch14_reg4_dinov2.lvd142m", "pretrained": True, "image_size": 224})
+    vit = entry_facts(
+        ZooEntry.read("c", {"model": "vit_small_patch14_reg4_dinov2.lvd142m", "pretrained": True, "image_size": 224})
+    )
     assert vit.macs < candidates.facts_of("vit_small_patch14_reg4_dinov2.lvd142m").macs / 5
     assert (vit.tier, vit.pixels) == ("permissive", 224)
-    shallow = entry_facts("d", {"model": "vit_tiny_patch16_224", "model_args": {"depth": 2}})
-    assert shallow.parameters < entry_facts("e", {"model": "vit_tiny_patch16_224"}).parameters / 3
+    shallow = entry_facts(ZooEntry.read("d", {"model": "vit_tiny_patch16_224", "model_args": {"depth": 2}}))
+    assert shallow.parameters < entry_facts(ZooEntry.read("e", {"model": "vit_tiny_patch16_224"})).parameters / 3
+
+
+def test_a_transformer_of_torchvision_is_counted_at_another_size() -> None:
+    own, small = (
+        entry_facts(ZooEntry.read("x", {"model": "torchvision:vit_b_16", "image_size": size})) for size in (224, 112)
+    )
+    assert small.pixels == 112
+    assert own.macs > 3.5 * small.macs  # a quarter of the patches, and 1/16 of the pairs
+    assert own.parameters - small.parameters == (196 - 49) * 768  # learned positions
 
 
 def test_a_model_of_torchvision_is_counted() -> None:
-    facts = entry_facts("x", {"model": "torchvision:mobilenet_v2", "pretrained": True})
+    facts = entry_facts(ZooEntry.read("x", {"model": "torchvision:mobilenet_v2", "pretrained": True}))
     network = torchvision.models.mobilenet_v2()
     assert facts.parameters == sum(parameter.numel() for parameter in network.features.parameters())
     assert facts.tier == "permissive"

@@ -83,3 +83,14 @@ def test_settings_are_frozen_replaced_and_pickled() -> None:
         toy.lr = 2  # type: ignore[misc]
     with pytest.raises(SettingError, match="expected a number above 0"):
         replace(toy, lr=-1)
+
+
+def test_a_prefix_takes_the_value_of_a_field_and_a_description_states_what_is_expected() -> None:
+    @settings("zoo.{name}")
+    class Entry:
+        name: str
+        size: Annotated[int, Field(description="pixels")] = 1
+
+    for build in (lambda: Entry("a", "big"), lambda: Entry(name="a", size="big")):  # type: ignore[arg-type]
+        with pytest.raises(SettingError, match=r"^zoo\.a\.size=big: expected pixels, found str\.$"):
+            build()

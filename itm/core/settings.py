@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -53,11 +55,14 @@ _EXPECTED = {
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
-def settings(prefix: str | Callable[[type], str]) -> Callable[[type[T]], type[T]]:
+def settings(prefix: str) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen dataclass whose fields are checked against their annotations.
 
+    The description of a field, where it has one, states the expected value in errors.
+
     Args:
-        prefix: Prefix of a field's name in errors, such as ``"scorer.itm"``; or a function of the class.
+        prefix: Prefix of a field's name in errors, such as ``"scorer.itm"``. A field's name in braces stands for its
+            value, as in ``"zoo.{name}"``.
 
     Returns:
         A decorator. Building the class raises :class:`~itm.core.errors.SettingError` for the first wrong field:
@@ -73,8 +78,10 @@ def settings(prefix: str | Callable[[type], str]) -> Callable[[type[T]], type[T]
             try:
                 build(self, *args, **values)
             except ValidationError as error:
-                path = prefix if isinstance(prefix, str) else prefix(type(self))
-                raise as_setting_error(error, path, [field.name for field in fields(self)]) from None
+                names = [field.name for field in fields(self)]
+                given = dict(zip(names, args, strict=False)) | values
+                described = {name: field.description for name, field in built.__pydantic_fields__.items()}
+                raise as_setting_error(error, prefix.format_map(defaultdict(str, given)), names, described) from None
 
         built.__init__ = checked
         return cast(type[T], built)
@@ -82,13 +89,19 @@ def settings(prefix: str | Callable[[type], str]) -> Callable[[type[T]], type[T]
     return decorate
 
 
-def as_setting_error(error: ValidationError, prefix: str, allowed: Iterable[str] = ()) -> ItmError:
+def as_setting_error(
+    error: ValidationError,
+    prefix: str,
+    allowed: Iterable[str] = (),
+    described: Mapping[str, str | None] = MappingProxyType({}),
+) -> ItmError:
     """Turn the first mistake that pydantic found into one line.
 
     Args:
         error: The error that pydantic raised.
         prefix: Prefix of the setting's name; empty for none.
         allowed: Names of all settings in their order, for misspelt names and for values given by position.
+        described: Description of the expected value by setting, for those that have one.
     """
     mistake = error.errors(include_url=False)[0]
     context: Mapping[str, Any] = mistake.get("ctx", {})
@@ -97,7 +110,8 @@ def as_setting_error(error: ValidationError, prefix: str, allowed: Iterable[str]
         raised: ItmError = context["error"]
         return raised
     order = list(allowed)
-    name = ".".join(part for part in (prefix, _field(mistake["loc"], order)) if part)
+    field = _field(mistake["loc"], order)
+    name = ".".join(part for part in (prefix, field) if part)
     if kind == "unexpected_positional_argument":
         return SettingError(f"{prefix}: {found} is one value too many; there are {len(order)} settings.")
     if kind == "unexpected_keyword_argument" and not order:
@@ -108,6 +122,9 @@ def as_setting_error(error: ValidationError, prefix: str, allowed: Iterable[str]
         return SettingError(f"{name}: missing; set {name}=<value>.")
     if kind == "literal_error":
         return unknown(name, found, _words(context["expected"]))
+    description = described.get(field)
+    if description is not None:
+        return SettingError(f"{name}={found}: expected {description}, found {type(mistake['input']).__name__}.")
     expected = _EXPECTED.get(kind)
     if expected is None:
         return SettingError(f"{name}={found}: {mistake['msg']}.")

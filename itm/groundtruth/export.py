@@ -24,6 +24,7 @@ from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.trials import KEPT, Record, Trial, TrialStore
 from itm.models.backbone import Backbone
+from itm.models.entry import ZooEntry
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def export_best(
             continue
         folder = output / folder_name([model], record.trial.digest)
         try:
-            _export(record, weights, images, zoo[model] or {}, build(model), folder)
+            _export(record, weights, images, ZooEntry.read(model, zoo[model]), build(model), folder)
             load_finetuned(folder)  # a network that cannot be built again is found now
         except StoreError:
             raise
@@ -126,17 +127,17 @@ def _export(
     record: Record,
     weights: Mapping[str, Tensor],
     images: ImageSplits,
-    entry: Mapping[str, Any],
+    entry: ZooEntry,
     backbone: Backbone,
     folder: Path,
 ) -> None:
     trial, pixels = record.trial, images.train.pixels
     network = {
         "name": trial.model,
-        "model": entry.get("model") or trial.model,
-        "model_args": dict(entry.get("model_args") or {}),
-        "layout": entry.get("layout", "timm"),
-        "image_size": entry.get("image_size"),
+        "model": entry.model_name,
+        "model_args": dict(entry.model_args or {}),
+        "layout": entry.layout,
+        "image_size": entry.image_size,
         "pooling": backbone.pooling,
         "adaptation": trial.adaptation,
         "rank": trial.protocol.rank,

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from itm.core.errors import SettingError
 from itm.models.builder import Network, NetworkBuilder
 from itm.models.checkpoints import LAYOUTS, digest
-from itm.models.entry import SETTINGS, check_settings
-from itm.models.families import find_model
+from itm.models.entry import ZooEntry
+from itm.models.pretraining import NO_WEIGHTS
 
 UNTRAINED = "none (randomly initialised control)"
 """Pre-training of a model without weights, in words."""
@@ -205,40 +205,61 @@ def load_backbone(
         SettingError: If a setting has a value it cannot take; the message begins with ``zoo.<name>.<setting>``.
         CheckpointError: If weights cannot be fetched, are missing, unsafe or damaged, or do not fit the network.
     """
-    zoo = f"zoo.{name}"
-    settings = (
-        model, model_args, pretrained, checkpoint, layout, pooling, image_size, preprocessing, seed, license,
-        source_accuracy, pretraining,
-    )  # fmt: skip
-    check_settings(zoo, misspelt, dict(zip(SETTINGS, settings, strict=True)))
-    family = find_model(model or name, f"{zoo}.model")
-    model_args, preprocessing = dict(model_args or {}), dict(preprocessing or {})
-    builder = NetworkBuilder(family, LAYOUTS[layout], image_size, seed, zoo, model_args)
-    weights = builder.fetch() if pretrained else builder.read(checkpoint) if checkpoint else None
-    network = builder.build(weights, pooling, f"{zoo}.checkpoint={checkpoint}" if checkpoint else f"{zoo}.pretrained")
-    origin = family.pretraining if pretrained else f"{layout} checkpoint {checkpoint}" if checkpoint else UNTRAINED
+    given = {
+        "model": model,
+        "model_args": model_args,
+        "pretrained": pretrained,
+        "checkpoint": checkpoint,
+        "layout": layout,
+        "pooling": pooling,
+        "image_size": image_size,
+        "preprocessing": preprocessing,
+        "seed": seed,
+        "license": license,
+        "source_accuracy": source_accuracy,
+        "pretraining": pretraining,
+    }
+    return build_backbone(ZooEntry.read(name, given | misspelt))
+
+
+def build_backbone(entry: ZooEntry) -> Backbone:
+    """Build the network of a checked entry; see :func:`load_backbone`."""
+    family, layout = entry.find_model(), LAYOUTS[entry.layout]
+    arguments = dict(entry.model_args or {})
+    builder = NetworkBuilder(family, layout, entry.image_size, entry.seed, f"zoo.{entry.name}", arguments)
+    network, origin, license_ = _build_network(entry, builder)
+    size = entry.image_size or arguments.get(family.size_argument)
     backbone = Backbone(
         network,
         {
             **family.preprocessing,
-            **LAYOUTS[layout].preprocessing,
-            **preprocessing,
-            **_square(image_size or model_args.get("img_size")),
+            **layout.preprocessing,
+            **(entry.preprocessing or {}),
+            **({} if size is None else {"input_size": (3, size, size)}),
         },
-        name=name,
+        name=entry.name,
         # part of the identity of features and trials: the tensors alone do not show the number of attention heads
-        model=(model or name) + (json.dumps(model_args, sort_keys=True) if model_args else ""),
-        license=license or (family.license if pretrained else "unknown" if checkpoint else "none (no weights)"),
-        pretraining=pretraining or origin,
-        source_accuracy=source_accuracy,
+        model=entry.model_name + (json.dumps(arguments, sort_keys=True) if arguments else ""),
+        license=entry.license or license_,
+        pretraining=entry.pretraining or origin,
+        source_accuracy=entry.source_accuracy,
     )
-    if image_size is not None:
-        _try(backbone, f"{zoo}.image_size={image_size}")
+    if entry.image_size is not None:
+        _try(backbone, f"{entry.setting('image_size')}={entry.image_size}")
     return backbone
 
 
-def _square(image_size: int | None) -> dict[str, Any]:
-    return {} if image_size is None else {"input_size": (3, image_size, image_size)}
+def _build_network(entry: ZooEntry, builder: NetworkBuilder) -> tuple[Network, str, str]:
+    """Return the network with the entry's weights, how they came about, and their licence."""
+    source = entry.setting("pretrained")
+    if entry.pretrained:
+        network = builder.build(builder.fetch(), entry.pooling, source)
+        return network, builder.family.pretraining, builder.family.license
+    if entry.checkpoint:
+        weights = builder.read(entry.checkpoint)
+        network = builder.build(weights, entry.pooling, f"{entry.setting('checkpoint')}={entry.checkpoint}")
+        return network, f"{entry.layout} checkpoint {entry.checkpoint}", "unknown"
+    return builder.build(None, entry.pooling, source), UNTRAINED, NO_WEIGHTS
 
 
 def _describe(preprocessing: Mapping[str, Any]) -> str:

@@ -8,20 +8,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
 import timm
 import torch
-from pydantic import Field
 
 from itm.core.errors import SettingError, unknown
-from itm.core.settings import settings
+from itm.core.settings import Count, Positive, settings
 from itm.models import candidates
 from itm.models.candidates import CandidateFacts
-from itm.models.families import find_model
-from itm.models.pretraining import TIERS, paradigm_of, tier_of
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from itm.models.entry import ZooEntry
+from itm.models.families import Family
+from itm.models.pretraining import NO_WEIGHTS, TIERS, paradigm_of, tier_of
 
 
 @settings("budget")
@@ -42,7 +40,7 @@ class Budget:
     gmacs: Positive | None = None
     latency_ms: Positive | None = None
     license: str | Sequence[str] | None = None
-    models: Annotated[int, Field(ge=1)] | None = None
+    models: Count | None = None
     minutes: Positive | None = None
 
 
@@ -70,11 +68,13 @@ def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: 
         images: Number of images to extract; decides what ``budget.minutes`` allows.
 
     Raises:
-        SettingError: If a model is unknown, or no entry is within the budget; the nearest is named.
+        SettingError: If a setting of an entry is wrong, a model is unknown, or no entry is within the budget; the
+            nearest is named.
     """
     allowed = _allowed(budget)
+    entries = {name: ZooEntry.read(name, given) for name, given in zoo.items()}
     at_size = budget.gmacs is not None or budget.minutes is not None  # no other limit depends on the size
-    facts = {name: entry_facts(name, entry, at_size) for name, entry in zoo.items()}
+    facts = {name: entry_facts(entry, at_size) for name, entry in entries.items()}
     removed: dict[str, str] = {}
     for name, fact in facts.items():
         reason = _excess(fact, budget, allowed)
@@ -88,7 +88,7 @@ def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: 
             removed[name] = f"more than budget.models={budget.models}"
         elif budget.minutes is not None and minutes + minutes_needed > budget.minutes:
             removed[name] = f"needs about {minutes_needed:.1f} more of budget.minutes={budget.minutes:g}"
-        elif budget.latency_ms is not None and (found := latency_ms(zoo[name] or {}, name)) > budget.latency_ms:
+        elif budget.latency_ms is not None and (found := latency_ms(entries[name])) > budget.latency_ms:
             removed[name] = f"{found:.0f} ms per image, more than budget.latency_ms={budget.latency_ms:g}"
         else:
             kept.append(name)
@@ -98,41 +98,35 @@ def select(zoo: Mapping[str, Mapping[str, Any] | None], budget: Budget, images: 
     return Selection(tuple(kept), removed, facts)
 
 
-def entry_facts(name: str, entry: Mapping[str, Any] | None, at_size: bool = True) -> CandidateFacts:
+def entry_facts(entry: ZooEntry, at_size: bool = True) -> CandidateFacts:
     """Return the facts of one entry of a zoo: timm's by id, others counted on the meta device.
 
     Args:
-        name: The entry's name.
-        entry: Its settings.
+        entry: The entry.
         at_size: Whether to count a shipped id anew, which takes seconds, where only its ``image_size`` differs.
 
     Raises:
         SettingError: If the model is unknown or cannot be built.
     """
-    entry = entry or {}
-    model = str(entry.get("model") or name)
-    size, arguments = entry.get("image_size"), dict(entry.get("model_args") or {})
-    shipped = model in candidates.shipped().index
-    facts = candidates.facts_of(model) if shipped else _count_entry(model, None, arguments, f"zoo.{name}.model")
-    if shipped and (arguments or (at_size and size not in (None, facts.pixels))):
-        counted = _count_entry(model, size, arguments, f"zoo.{name}.model")
-        facts = replace(facts, parameters=counted.parameters, macs=counted.macs, pixels=counted.pixels)
-    elif not shipped and size is not None:
-        facts = _count_entry(model, size, arguments, f"zoo.{name}.model")
-    license_ = str(entry.get("license") or (facts.license if entry.get("pretrained") else "unknown"))
-    untrained = not (entry.get("pretrained") or entry.get("checkpoint"))
-    if untrained:  # a control: nothing that a licence could forbid
-        return replace(facts, name=name, license="none (no weights)", tier="permissive", paradigm="untrained")
-    return replace(facts, name=name, license=license_, tier=tier_of(license_))
+    if entry.model_name in candidates.shipped().index:
+        facts = candidates.facts_of(entry.model_name)
+        if entry.model_args or (at_size and entry.image_size not in (None, facts.pixels)):
+            counted = _count(entry)
+            facts = replace(facts, parameters=counted.parameters, macs=counted.macs, pixels=counted.pixels)
+    else:
+        facts = _count(entry)
+    if not entry.has_weights:  # a control: nothing that a licence could forbid
+        return replace(facts, name=entry.name, license=NO_WEIGHTS, tier="permissive", paradigm="untrained")
+    license_ = entry.license or (facts.license if entry.pretrained else "unknown")
+    return replace(facts, name=entry.name, license=license_, tier=tier_of(license_))
 
 
-def _count_entry(model: str, size: int | None, arguments: dict[str, Any], setting: str) -> CandidateFacts:
-    family = find_model(model, setting)
-    channels, pixels, _ = family.preprocessing["input_size"]
-    resized = {"img_size": size} if size is not None and family.resizable else {}
-    parameters, macs, width = candidates.count(
-        lambda: family.finish(family.build(0, **arguments, **resized), has_head=False), channels, size or pixels
-    )
+def _count(entry: ZooEntry) -> CandidateFacts:
+    """Count parameters and multiply-adds of an entry at its image size, on the meta device."""
+    model, family = entry.model_name, entry.find_model()
+    channels, own_pixels, _ = family.preprocessing["input_size"]
+    pixels = entry.image_size or own_pixels
+    parameters, macs, width = candidates.count(lambda: _network(entry, family, pixels), channels, pixels)
     architecture = family.name.partition(".")[0]
     known = architecture in timm.list_models()
     return CandidateFacts(
@@ -140,7 +134,7 @@ def _count_entry(model: str, size: int | None, arguments: dict[str, Any], settin
         parameters=parameters,
         macs=macs,
         width=width,
-        pixels=size or pixels,
+        pixels=pixels,
         license=family.license,
         tier=tier_of(family.license),
         family=candidates.family_of(architecture) if known else architecture,
@@ -173,14 +167,19 @@ def diverse(facts: Iterable[CandidateFacts]) -> Iterator[str]:
         groups = defaultdict(list, {key: group for key, group in groups.items() if group})
 
 
-def latency_ms(entry: Mapping[str, Any], name: str = "model") -> float:
+def latency_ms(entry: ZooEntry) -> float:
     """Measure milliseconds of one image on this machine's CPU: batch 1, random weights, median of seven runs."""
-    family = find_model(str(entry.get("model") or name), f"zoo.{name}.model")
-    channels, pixels, _ = family.preprocessing["input_size"]
-    size = entry.get("image_size") or pixels
-    resized = {"img_size": size} if family.resizable else {}
-    network = family.finish(family.build(0, **dict(entry.get("model_args") or {}), **resized), has_head=False).eval()
-    return statistics.median(_seconds(network, torch.rand(1, channels, size, size), runs=7)) * 1e3
+    family = entry.find_model()
+    channels, own_pixels, _ = family.preprocessing["input_size"]
+    pixels = entry.image_size or own_pixels
+    network = _network(entry, family, pixels).eval()
+    return statistics.median(_seconds(network, torch.rand(1, channels, pixels, pixels), runs=7)) * 1e3
+
+
+def _network(entry: ZooEntry, family: Family, pixels: int) -> torch.nn.Module:
+    """Build the network without its head and without weights, for images of some size."""
+    size = {family.size_argument: pixels} if family.resizable else {}
+    return family.finish(family.build(0, **{**(entry.model_args or {}), **size}), has_head=False)
 
 
 @lru_cache(maxsize=1)

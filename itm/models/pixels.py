@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from itm.models.pretraining import NO_WEIGHTS
+
 RAW_RGB = "raw_rgb"
 """Name of the model."""
 
@@ -22,7 +24,7 @@ class RawRgb:
     resizable = False
     size_argument = "img_size"
     hub = "no weight file"
-    license = "none (no weights)"
+    license = NO_WEIGHTS
     pretraining = "none (the colours themselves)"
     pooling: str | None = None
     classifiers: tuple[str, ...] = ()

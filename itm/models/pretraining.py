@@ -72,6 +72,8 @@ _DATA_NAMES = dict(_DATA)
 _DATA_PATTERN = re.compile("|".join(re.escape(spelling) for spelling, _ in _DATA))
 _SUPERVISED = re.compile(r"in(1k|12k|21k|22k)(_\d+)?$|inw21k$|bamboo$")
 
+NO_WEIGHTS = "none (no weights)"
+"""Licence of a network without weights, in words."""
 TIERS = ("permissive", "research", "custom", "unknown")
 """Tiers of licences, the most permissive first; see :func:`tier_of`."""
 _PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
