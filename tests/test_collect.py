@@ -12,7 +12,7 @@ from rich.console import Console
 
 from itm.core.errors import DataError, SettingError
 from itm.groundtruth import __main__ as command
-from itm.groundtruth import collect, summary
+from itm.groundtruth import collect, summary, table_files
 from itm.groundtruth import tables as groundtruth
 from itm.groundtruth.protocol import Protocol
 from itm.groundtruth.trials import Record, Trial, TrialStore
@@ -139,18 +139,18 @@ def test_one_name_for_two_sets_of_weights_is_refused():
 
 def test_tables_grow_from_run_to_run(tmp_path):
     path = tmp_path / "gt" / "cpu.csv"
-    summary.write(summary.to_frame(RECORDS[:3]), path)
-    summary.write(summary.to_frame(RECORDS[2:]), path)
+    table_files.write(summary.to_frame(RECORDS[:3]), path)
+    table_files.write(summary.to_frame(RECORDS[2:]), path)
     assert len(pd.read_csv(path.with_name("cpu_cells.csv"))) == len(RECORDS)
     loaded = groundtruth.load(path)
     assert loaded.loc["mine"].tolist() == [20.0, 55.0]
     assert loaded.loc["ResNet-18", "pets"] == 91.5
     with pytest.raises(SettingError, match=r"cpu_cells\.csv holds other trials of the same dataset"):
-        summary.write(summary.to_frame([record("x", "pets", 1e-5, 1.0, protocol=Protocol())]), path)
+        table_files.write(summary.to_frame([record("x", "pets", 1e-5, 1.0, protocol=Protocol())]), path)
     assert groundtruth.load(path).equals(loaded)
     path.with_name("cpu_cells.csv").write_text("nonsense\n1\n")
     with pytest.raises(DataError, match="cannot be read as a table of trials"):
-        summary.write(summary.to_frame(RECORDS), path)
+        table_files.write(summary.to_frame(RECORDS), path)
 
 
 def test_the_paper_s_table_stands_beside_where_names_match():

@@ -19,9 +19,10 @@ from itm.groundtruth.checkpoint import LastCheckpoint
 from itm.groundtruth.grid import Grid
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
+from itm.groundtruth.memory import Batching
 from itm.groundtruth.module import FineTuneModule
 from itm.groundtruth.protocol import Protocol
-from itm.groundtruth.train import Batching, train_trial
+from itm.groundtruth.train import train_trial
 from itm.groundtruth.trials import TrialStore
 from itm.models.backbone import load_backbone
 

@@ -61,7 +61,7 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     from itm.groundtruth.grid import Grid
     from itm.groundtruth.hardware import Hardware
     from itm.groundtruth.images import load_splits
-    from itm.groundtruth.summary import check_protocol, check_table
+    from itm.groundtruth.table_files import check_protocol, check_table
     from itm.groundtruth.trials import TrialStore
     from itm.groundtruth.worker import Worker
 

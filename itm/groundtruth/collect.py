@@ -11,7 +11,8 @@ from rich.console import Console
 
 from itm.core.console import console, print_frame
 from itm.core.errors import ItmError, SettingError
-from itm.groundtruth.summary import best_accuracies, choose, compare, gaps, measure, noise, selection, to_frame, write
+from itm.groundtruth.summary import best_accuracies, choose, compare, gaps, measure, noise, selection, to_frame
+from itm.groundtruth.table_files import write
 from itm.groundtruth.tables import published
 from itm.groundtruth.trials import Record, TrialStore
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
-import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -28,6 +26,7 @@ from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interrup
 from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
+from itm.groundtruth.memory import Batching, free_memory, is_out_of_memory
 from itm.groundtruth.module import FineTuneModule, FineTuneSettings, train_transform
 from itm.groundtruth.segmentation import MaskedImages, SegmentationModule, collate_masks, paired_crops, paired_whole
 from itm.groundtruth.trials import Record, Trial, TrialStore
@@ -43,39 +42,6 @@ _log = logging.getLogger(__name__)
 
 class TrialDivergedError(ItmError):
     """The training loss is not finite."""
-
-
-@dataclass(frozen=True)
-class Batching:
-    """The images of one optimiser step, in equal parts.
-
-    Args:
-        size: Images of one step; all training images where there are fewer than a batch.
-        parts: Forward passes whose gradients are accumulated, a power of two.
-        steps: Optimiser steps of an epoch; the remainder of the shuffled images is dropped.
-    """
-
-    size: int
-    parts: int
-    steps: int
-
-    @classmethod
-    def fitting(cls, images: int, batch_size: int, at_once: int) -> Batching:
-        """Build with as few parts as ``at_once`` images per forward pass allow."""
-        size = min(images, batch_size)
-        parts = 1
-        while size // parts > at_once:
-            parts *= 2
-        return cls(size, parts, images // size)
-
-    @property
-    def micro(self) -> int:
-        """Images of one forward pass."""
-        return self.size // self.parts
-
-    def halved(self) -> Batching:
-        """Return a copy with half the images per forward pass."""
-        return replace(self, parts=self.parts * 2)
 
 
 def train_trial(
@@ -116,7 +82,7 @@ def train_trial(
     while True:
         attempt = _Attempt(trial, batching, hardware, keep_weights, logger)
         record = attempt.run(copy.deepcopy(backbone), images, store.folder(trial))
-        _free(hardware)
+        free_memory(hardware)
         if record is not None:
             return record
         if batching.micro == 1:
@@ -127,17 +93,6 @@ def train_trial(
             "step still sees %d images, batch normalisation %d.",
             *(trial, batching.micro, batching.parts, batching.micro * batching.parts, batching.micro),
         )
-
-
-def _free(hardware: Hardware) -> None:
-    """Free the memory of a trained network for the next one."""
-    if hardware.compile:
-        torch.compiler.reset()  # otherwise the compiler gives up after a few networks of the same code
-    gc.collect()  # the tensors are in reference cycles
-    if hardware.accelerator == "cuda":
-        torch.cuda.empty_cache()
-    elif hardware.accelerator == "mps":
-        torch.mps.empty_cache()
 
 
 @dataclass
@@ -161,7 +116,7 @@ class _Attempt:
             advice = "Fix or remove the file, or leave such images out: data.on_error=skip."
             raise DataError(f"{_reason(error)} {advice}") from error
         except Exception as error:
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 return None
             if not isinstance(error, ItmError):
                 _log.debug("%s", self.trial, exc_info=True)
@@ -287,15 +242,6 @@ class _AfterEpoch(Checkpoint):
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self.last.save(trainer.save_checkpoint)
         self.advance(1)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether fewer images at once may help."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # the CPU's allocator, cuBLAS and cuDNN have no exception class of their own for this
-    signs = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _reason(error: Exception) -> str:
