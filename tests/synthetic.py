@@ -1,10 +1,13 @@
-"""Random features for the tests of the scorers."""
+"""Random features for the tests of the scorers, and images with masks."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from itm.core.features import Features
+from itm.data.image_set import ImageSet
+from itm.data.masks import IGNORE, Masks
 from itm.scorers import Scorer
 
 
@@ -25,3 +28,19 @@ def clusters(n: int, d: int, c: int, spread: float = 1.0, seed: int = 0) -> Feat
 def one(scorer: Scorer, features: Features) -> float:
     """Score of a single model."""
     return scorer.score({"model": features})["model"]
+
+
+def striped(count: int = 6, side: int = 24, seed: int = 0) -> ImageSet:
+    """Images whose left part is dark and of class 0, whose right part is bright and of class 1, with ignored rows."""
+    generator = np.random.default_rng(seed)
+    images, masks = [], []
+    for _ in range(count):
+        border = int(generator.integers(6, side - 6))
+        mask = np.zeros((side, side), dtype=np.uint8)
+        mask[:, border:] = 1
+        image = np.where(mask[..., None] == 1, 200, 40) + generator.integers(0, 30, (side, side, 3))
+        mask[:2] = IGNORE
+        images.append(image.astype(np.uint8))
+        masks.append(mask)
+    labels = torch.tensor([int((mask == 1).sum() > (mask == 0).sum()) for mask in masks])
+    return ImageSet("striped", "train", ("dark", "bright"), labels, np.stack(images), masks=Masks(np.stack(masks)))

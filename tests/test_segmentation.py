@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import weightedtau
 from sklearn.metrics import jaccard_score
+from synthetic import striped
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -38,22 +39,6 @@ def backbone():
     return load_backbone(
         "tiny", model="resnet10t", model_args={"channels": [8, 8, 16, 16], "output_stride": 8}, image_size=32
     )
-
-
-def striped(count=6, side=24, seed=0):
-    """Images whose left part is dark and of class 0, whose right part is bright and of class 1, with ignored rows."""
-    generator = np.random.default_rng(seed)
-    images, masks = [], []
-    for _ in range(count):
-        border = int(generator.integers(6, side - 6))
-        mask = np.zeros((side, side), dtype=np.uint8)
-        mask[:, border:] = 1
-        image = np.where(mask[..., None] == 1, 200, 40) + generator.integers(0, 30, (side, side, 3))
-        mask[:2] = IGNORE
-        images.append(image.astype(np.uint8))
-        masks.append(mask)
-    labels = torch.tensor([int((mask == 1).sum() > (mask == 0).sum()) for mask in masks])
-    return ImageSet("striped", "train", ("dark", "bright"), labels, np.stack(images), masks=Masks(np.stack(masks)))
 
 
 def test_a_thin_class_gets_as_many_pixels_as_a_wide_one_and_ignored_pixels_are_never_drawn():

@@ -12,6 +12,7 @@ from itm.core.parallel import processes
 from itm.data.image_set import ImageSet, is_segmentation
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.difficulty import class_difficulty
+from itm.evaluation.predicted_masks import predict_examples
 from itm.evaluation.priors import find_prior
 from itm.evaluation.truth import Truth, find_truth, shipped_tables
 from itm.extraction.candidate import Candidate
@@ -58,10 +59,13 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
     recommendation = _recommend(pool, rankings[0], run, jobs)
     difficulty = class_difficulty(recommendation.model, pool.features[recommendation.model], pool.images.classes)
+    examples = None
+    if pool.images.masks is not None:
+        examples = predict_examples(pool.features, rankings[0].order, pool.images, run["zoo"])
     compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(pool.candidates, truth))
     return Report(
         pool.images, rankings, recommendation, pool.candidates, pool.failed, left_out, run, compared,
-        difficulty=difficulty, race=raced,
+        difficulty=difficulty, race=raced, examples=examples,
     )  # fmt: skip
 
 

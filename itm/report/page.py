@@ -21,6 +21,7 @@ from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.report import figures
 from itm.report.decision import agreement, alternatives, verdict
+from itm.report.masks import legend, mask_rows
 
 if TYPE_CHECKING:
     from itm.report.report import Report
@@ -47,6 +48,7 @@ def to_html(report: Report) -> str:
     for ranking in report.rankings:
         drawn = [_picture(figures.score_bars, ranking), _picture(figures.score_curves, ranking)]
         pictures.append([picture for picture in drawn if picture is not None])
+    examples = report.examples
     compared = report.comparison is not None and len(report.comparison.rows) > 0
     return template.render(
         report=report,
@@ -56,7 +58,9 @@ def to_html(report: Report) -> str:
         class_picture=_picture(figures.class_bars, report.difficulty),
         truth_picture=_picture(figures.truth_scatter, report.rankings, report.truth) if compared else None,
         pictures=pictures,
-        samples=[(name, _thumbnail(image)) for name, image in sample_images(report.images)],
+        samples=[(name, _thumbnail(image)) for name, image in sample_images(report.images)] if examples is None else [],
+        masks=[] if examples is None else mask_rows(examples),
+        legend=[] if examples is None else legend(examples),
         classes_left_out=max(0, len(report.images.classes) - _CLASSES),
         versions=versions(),
         verdicts=[verdict(ranking) for ranking in report.rankings],

@@ -21,6 +21,7 @@ from itm.core.provenance import versions
 from itm.data.image_set import ImageSet
 from itm.evaluation.comparison import TruthComparison
 from itm.evaluation.difficulty import Difficulty
+from itm.evaluation.predicted_masks import MaskExamples
 from itm.extraction.candidate import Candidate
 from itm.ranking.race import RaceResult
 from itm.ranking.ranking import Ranking
@@ -51,6 +52,7 @@ class Report:
         date: When the run ended.
         difficulty: How hard each class is for the recommended model; None where it is not known.
         race: The race that dropped models; None where every model saw all images.
+        examples: Images with predicted masks, for segmentation.
     """
 
     images: ImageSet
@@ -65,6 +67,7 @@ class Report:
     date: datetime = field(default_factory=lambda: datetime.now().astimezone())
     difficulty: Difficulty | None = None
     race: RaceResult | None = None
+    examples: MaskExamples | None = None
 
     @property
     def dataset(self) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def class_bars(difficulty: Difficulty | None, most: int = 20) -> Figure | None:
     axes.axvline(difficulty.overall, color="0.4", linewidth=1, linestyle="--")
     axes.set_xlim(0, 100)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("held-out accuracy of a linear probe (%); dashed: all images")
+    axes.set_xlabel("held-out accuracy of a linear probe (%); dashed: all classes")
     return figure
 
 
