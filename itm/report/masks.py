@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 SIDE = 108
 """Longer side of a picture, pixels."""
 _IGNORED = "#ffffff"
-# Paul Tol's bright and muted palettes without their greys: distinct for most colour vision
+# of Paul Tol's bright, muted and light palettes, so that neighbouring classes differ for most colour vision
 _COLOURS = (
-    *("#4477AA", "#117733", "#CCBB44", "#AA3377", "#66CCEE", "#88CC66", "#EE7733", "#CC6677", "#DDDDDD", "#332288"),
+    *("#4477AA", "#117733", "#88CC66", "#CCBB44", "#EE7733", "#AA3377", "#66CCEE", "#CC6677", "#DDDDDD", "#332288"),
     *("#999933", "#882255", "#44AA99", "#EE3377", "#555555", "#BBAA88"),
 )
 
