@@ -82,13 +82,14 @@ def compare(
 
 
 def small_photographs(folder: Path) -> Path:
-    """Write the solar cells of the training split at 64 pixels, one folder per class."""
-    images = load_images("elpv")
-    for index in range(len(images)):
-        path = folder / "train" / str(int(images.labels[index])) / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            images.image(index).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
+    """Write the solar cells of both splits at 64 pixels, one folder per class; a split alone has fewer than 2,000."""
+    for split in ("train", "test"):
+        images = load_images("elpv", split=split)
+        for index in range(len(images)):
+            path = folder / "train" / str(int(images.labels[index])) / f"{split}_{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                images.image(index).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
     return folder
 
 

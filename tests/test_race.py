@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -18,7 +19,8 @@ from itm.extraction.extract import extract
 from itm.extraction.parts import GrowingSample
 from itm.extraction.pool import PoolExtractor
 from itm.ranking import race
-from itm.ranking.race import Race, Standing, judge, plan
+from itm.ranking.race import Race, judge, plan
+from itm.ranking.race_result import Standing
 
 MODELS = {
     name: {"model": name, "model_args": {"img_size": 32}} if "vit" in name else {"model": name, "image_size": 32}
@@ -79,6 +81,18 @@ def test_a_round_passes_on_its_share_and_never_fewer_than_asked():
     clear = {f"m{i}": torch.full((4,), -float(i)) for i in range(10)}
     assert sum(not one.reason for one in judge(clear, FIRST, Race(keep_at_least=3))) == 3
     assert judge({}, FIRST, Race()) == []
+
+
+def test_no_round_costs_more_than_the_one_before():
+    level = {f"m{i}": torch.tensor([3.0 * i, -3.0 * i]) - 0.01 * i for i in range(60)}  # no model is clearly behind
+    sizes, _ = plan(image_set([1000, 600, 400]), Race())
+    left, costs, seen = level, [], 0
+    for size, later in pairwise(sizes):
+        costs.append(len(left) * (size - seen))
+        standings = judge(left, Standing(1, size), Race(), growth=later / size)
+        left, seen = {one.model: level[one.model] for one in standings if not one.reason}, size
+    costs.append(len(left) * (sizes[-1] - seen))
+    assert costs == [6000, 3000, 3000, 2800, 2400]  # 60, 30, 15, 7 and 2 models
 
 
 @pytest.mark.parametrize("most", [1000, 50])

@@ -1,20 +1,20 @@
 """A race of many models: all on a few images, the weak ones dropped, more images for the others, until all images.
 
 Extraction is the cost, and most models need not see all images to lose. Dropping the worse part of the models while
-the data grow is successive halving (Jamieson and Talwalkar, AISTATS 2016). Here a round may drop more models than its
-share: those that the paired resamples show to be behind. Rounds are decided by the regularised H-score, which orders
-models by ten images of a class, where ITM does not. The models that see all images get the scores that were asked for.
+the data grow, so that every round costs about the same, is successive halving (Jamieson and Talwalkar, AISTATS 2016).
+Here a round may drop more models than that: those that the paired resamples show to be behind. Rounds are decided by
+the regularised H-score, which orders models by ten images of a class, where ITM does not. The models that see all
+images get the scores that were asked for.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Annotated, Any
 
-import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -28,6 +28,7 @@ from itm.extraction.extract import Extraction
 from itm.extraction.parts import GrowingSample
 from itm.extraction.pool import ExtractedPool, ExtractionSettings, PoolExtractor
 from itm.extraction.stored_features import StoredFeatures
+from itm.ranking.race_result import RaceResult, Standing
 from itm.ranking.resampling import random_parts, spread_factor
 from itm.scorers import RegularizedHScore
 
@@ -44,14 +45,15 @@ class Race:
     Args:
         start: Images of the first round; raised to ten per class where it is less. Every round doubles them, and the
             last one, which begins where the next would take more than half, has all images.
-        share: Largest share of its models that a round passes on.
+        share: Largest share of its models that a round passes on where the images double, in proportion fewer where
+            they grow more: with one half, no round after the first costs more than the one before.
         keep_at_least: Models that see all images, at the least.
         confidence: Probability of being behind the leader from which a round drops a model also within the share.
         resamples: Random parts of the images, halves up to 2,000 images, on which a round compares the models.
     """
 
     start: Annotated[int, Field(ge=4)] = 100
-    share: Share = 0.4
+    share: Share = 0.5
     keep_at_least: Count = 2
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=5)] = 20
@@ -79,83 +81,6 @@ class Race:
         if not isinstance(value, bool | None):
             raise SettingError(f"race={value}: expected true or false, or settings by name.")
         return cls() if value else None
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One model at the end of one round.
-
-    Args:
-        round: Number of the round, from 1.
-        images: Images that the round's models have seen.
-        model: Its name.
-        score: Mean regularised H-score over the resamples.
-        behind: Mean distance to the round's best model on the same resamples; 0 for that model.
-        error: Standard error of that distance.
-        probability: Probability of being behind that model; one half for that model.
-        reason: Why the model was dropped; empty where it goes on.
-        passes: Image passes of all models up to the end of the round.
-    """
-
-    round: int
-    images: int
-    model: str = ""
-    score: float = 0.0
-    behind: float = 0.0
-    error: float = 0.0
-    probability: float = 0.5
-    reason: str = ""
-    passes: int = 0
-
-    @property
-    def when(self) -> str:
-        """The round and its images, in words."""
-        return f"round {self.round} ({self.images} images)"
-
-
-@dataclass(frozen=True)
-class RaceResult:
-    """Result of a race: the dropped models with round and reason, and the cost.
-
-    Args:
-        standings: The models of each round, best first.
-        passes: Image passes of the race.
-        full_passes: Image passes of a run without a race.
-        notes: Sentences on rounds that dropped nothing and on settings that were changed.
-        candidates: Facts of the dropped models.
-    """
-
-    standings: Sequence[Standing]
-    passes: int
-    full_passes: int
-    notes: Sequence[str] = ()
-    candidates: Mapping[str, Candidate] = field(default_factory=dict)
-
-    @property
-    def dropped(self) -> dict[str, Standing]:
-        """The last standing of each dropped model; those that went furthest come first."""
-        out = [standing for standing in self.standings if standing.reason]
-        return {one.model: one for one in sorted(out, key=lambda one: (-one.round, -one.score))}
-
-    def sentences(self) -> list[str]:
-        """Return the notes, the reason of each dropped model, and the cost."""
-        out = [f"dropped: {model}: {one.when}, {one.reason}" for model, one in self.dropped.items()]
-        cost = f"{self.passes:,} of the {self.full_passes:,} image passes of a run without a race"
-        return [*self.notes, *out, f"race: {len(out)} models dropped; {cost} ({self.passes / self.full_passes:.0%})"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        return {
-            "passes": self.passes,
-            "full_passes": self.full_passes,
-            "notes": list(self.notes),
-            "rounds": [asdict(standing) for standing in self.standings],
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per round and model, as in :class:`Standing`."""
-        columns = list(Standing.__dataclass_fields__)
-        return pd.DataFrame([vars(standing) for standing in self.standings], columns=columns)
 
 
 def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -> tuple[ExtractedPool, RaceResult]:
@@ -191,7 +116,7 @@ def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -
             scores[name], facts[name] = values, candidate
         passes, seen = passes + len(left) * (size - seen), size
         scores = {name: scores[name] for name in left if name in scores}  # workers come by them in any order
-        done = judge(scores, Standing(number + 1, size, passes=passes), rules, factor)
+        done = judge(scores, Standing(number + 1, size, passes=passes), rules, factor, sizes[number + 1] / size)
         standings += done
         left = [one.model for one in done if not one.reason]
         _log_round(done, passes, len(extraction.zoo) * sizes[-1])
@@ -234,7 +159,9 @@ def plan(images: ImageSet, rules: Race) -> tuple[tuple[int, ...], list[str]]:
     return (*sizes, total), notes
 
 
-def judge(scores: Mapping[str, Tensor], after: Standing, rules: Race, factor: float = 1.0) -> list[Standing]:
+def judge(
+    scores: Mapping[str, Tensor], after: Standing, rules: Race, factor: float = 1.0, growth: float = 2.0
+) -> list[Standing]:
     """Decide which models of a round go on.
 
     A model is behind with the probability that the normal distribution gives to its mean distance to the leader, in
@@ -245,12 +172,13 @@ def judge(scores: Mapping[str, Tensor], after: Standing, rules: Race, factor: fl
         after: Number, images and passes of the round.
         rules: Settings of the race.
         factor: Standard error of all images of the round, in standard deviations over the parts.
+        growth: Images of the next round, as a multiple of the round's.
 
     Returns:
         The models, best first.
     """
     order = sorted(scores, key=lambda name: -float(scores[name].mean()))
-    most = max(rules.keep_at_least, int(rules.share * len(order)))
+    most = max(rules.keep_at_least, int(rules.share * 2 / growth * len(order)))
     standings = []
     for place, name in enumerate(order):
         leader = order[0]

@@ -23,7 +23,7 @@ from itm.evaluation.comparison import TruthComparison
 from itm.evaluation.difficulty import Difficulty
 from itm.evaluation.predicted_masks import MaskExamples
 from itm.extraction.candidate import Candidate
-from itm.ranking.race import RaceResult
+from itm.ranking.race_result import RaceResult
 from itm.ranking.ranking import Ranking
 from itm.ranking.recommend import Recommendation
 from itm.report import console as tables
