@@ -137,6 +137,32 @@ def test_features_beyond_the_memory_allowed_are_read_from_the_store(images, stor
         pool["read"]
 
 
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_an_image_that_one_model_refuses_is_left_out_for_all(images, store, memory):
+    means = torch.tensor([np.array(images.image(index)).mean() for index in range(len(images))])
+    second = means.sort().values[1]
+
+    class Bright(MeanColour):
+        """A network whose transform refuses the two darkest images."""
+
+        weights_digest = "bright"
+
+        @staticmethod
+        def transform(image):
+            if np.array(image).mean() <= second:
+                raise ValueError("too dark")
+            return MeanColour.transform(image)
+
+    pool, whole = StoredFeatures(images, store, memory), runner(MeanColour(head=False), store)(images)
+    pool.add("any", whole)
+    assert pool.leave_out_incomplete().tolist() == []
+    assert len(pool["any"].x) == 30
+    pool.add("bright", runner(Bright(head=False), store, on_error="skip")(images))
+    assert pool.leave_out_incomplete().tolist() == means.argsort()[:2].sort().values.tolist()
+    for model in pool:
+        assert torch.equal(pool[model].x, whole.features.x[means > second])
+
+
 @pytest.mark.parametrize("scorer", ["logme", "etran"])
 def test_a_ranking_never_holds_the_features_of_all_models(images, store, scorer):
     class Counted(StoredFeatures):

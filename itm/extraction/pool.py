@@ -221,6 +221,8 @@ class PoolExtractor:
             reasons = " ".join(dict.fromkeys(self.failed.values()))
             raise FeatureError(f"zoo: none of {len(self.failed)} models gave features. {reasons}")
         features.sort(self.settings.zoo)
+        if count := len(features.leave_out_incomplete()):
+            _log.warning("data.on_error=skip: %d image(s) that only some models could read are left out.", count)
         ordered = {name: candidates[name] for name in features}
         return ExtractedPool(self.images, features, ordered, self.failed)
 
