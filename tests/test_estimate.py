@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from itm.cli import failures
 from itm.data.image_set import load_images
 from itm.extraction.extract import extract
 from itm.extraction.pool import extract_pool
@@ -103,6 +105,17 @@ def test_a_failing_model_is_named_and_the_others_go_on(run, photos, tmp_path, ca
     assert "cut.pt" in content["failed"]["c"]
     assert len(content["models"]["a"]["skipped"]) == 1
     assert "cut.pt" in (out / "report.html").read_text("utf-8")
+
+
+def test_failed_models_of_jobs_in_other_processes_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(failures, "failed", [])
+    for job, on_failure, failed in ((0, "stop", {"a": "bad"}), (1, "skip", {"b": "bad"}), (2, "stop", {})):
+        (tmp_path / str(job)).mkdir()
+        content = {"settings": {"on_failure": on_failure}, "failed": failed}
+        (tmp_path / str(job) / "ranking.json").write_text(json.dumps(content), "utf-8")
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    failures.FailedModels().on_multirun_end(config)
+    assert failures.failed == ["a"]
 
 
 def test_one_image_size_for_the_whole_zoo(run, photos):

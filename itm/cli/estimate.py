@@ -21,10 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from itm.cli import command
+from itm.cli.failures import failed
 from itm.cli.folders import configs_folder
 from itm.cli.targets import build, resolved
-
-_failed: list[str] = []  # models without features, of every job of a multirun
 
 
 def main() -> None:
@@ -33,10 +32,10 @@ def main() -> None:
     Raises:
         SystemExit: With status 1 if a model has no features and ``on_failure`` is ``stop``.
     """
-    _failed.clear()
+    failed.clear()
     command.run(job, "estimate", __doc__, sampled=True)
-    if _failed:
-        names = ", ".join(dict.fromkeys(_failed))
+    if failed:
+        names = ", ".join(dict.fromkeys(failed))
         sys.exit(f"error: no features: {names}; the report has the reasons. on_failure=skip accepts that.")
 
 
@@ -79,4 +78,4 @@ def estimate(cfg: DictConfig, output: Path) -> None:
             tracked.log(report)
             print(f"W&B run: {tracked.folder}")
     if run["on_failure"] == "stop":
-        _failed.extend(report.failed)
+        failed.extend(report.failed)
