@@ -55,8 +55,8 @@ class StoredFeatures(Mapping[str, Features]):
         Returns:
             The images left out, ascending, int64.
         """
-        own = [self._images[model].unique() for model in self._keys]
-        found, models = torch.cat(own).unique(return_counts=True)
+        own = [torch.unique(self._images[model]) for model in self._keys]
+        found, models = torch.unique(torch.cat(own), return_counts=True)
         self._left_out = found[models < len(own)]
         return self._left_out
 
