@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_discriminant_is_that_of_scikit_learn(shrinkage: float) -> None:
     data = clusters(90, 5, 4, spread=0.7)
     x, y = data.x - data.x.mean(0), data.y
-    ours = Scatter.of(x, y, 4, 5).fit(shrinkage).posterior(x)
-    within = Scatter.of(x, y, 4, 5).within.numpy()
+    ours = Scatter.from_rows(x, y, 4, 5).fit(shrinkage).posterior(x)
+    within = Scatter.from_rows(x, y, 4, 5).within.numpy()
     blended = (1 - shrinkage) * within + shrinkage * np.trace(within) / 5 * np.eye(5)
 
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage or None).fit(x.numpy(), y.numpy())
@@ -39,7 +39,7 @@ def test_discriminant_is_that_of_scikit_learn(shrinkage: float) -> None:
 @pytest.mark.parametrize("d", [6, 70])
 def test_within_class_shrinkage_is_that_of_scikit_learn(d: int) -> None:
     data = clusters(50, d, 3)
-    scatter = Scatter.of(data.x, data.y, 3, d)
+    scatter = Scatter.from_rows(data.x, data.y, 3, d)
     residuals = data.x - scatter.means[data.y]
     expected = ledoit_wolf(residuals.numpy(), assume_centered=True)[1]
     assert scatter.ledoit_wolf(data.x, data.y) == pytest.approx(expected, rel=1e-9)

@@ -53,7 +53,7 @@ class Samples:
 
 
 class Subpool(Mapping[str, Features]):
-    """Some models of a pool that reads its features at each access; none of them is kept here.
+    """Some models of a pool; their features are read from the pool at each access and not kept.
 
     Args:
         pool: Features by model.
@@ -169,8 +169,9 @@ class Scorer(ABC):
         sound = Subpool(pool, [name for name in pool if name not in failed])
         if self.relative and sound:
             variants = [replace(self, **{"seed": seed}) for seed in seeds] or [self]
-            evaluated = [variant.evaluate(sound) for variant in variants]
-            runs = {name: [scores[name] for scores in evaluated] for name in sound}
+            for variant in variants:
+                for name, score in variant.evaluate(sound).items():
+                    runs.setdefault(name, []).append(score)
         return runs, failed
 
     def evaluate_model(self, name: str, features: Features, seeds: Sequence[int] = ()) -> list[Score]:
@@ -235,7 +236,8 @@ class PoolScorer(Scorer):
             FeatureError: If a model cannot be scored; the message names the model.
         """
         runs, failed = self.evaluate_sound(pool)
-        for name, why in failed.items():
+        if failed:
+            name, why = next(iter(failed.items()))
             raise FeatureError(f"{name}: {why}")
         return {name: scores[0] for name, scores in runs.items()}
 

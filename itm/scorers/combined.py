@@ -98,8 +98,9 @@ class Combined(PoolScorer):
         sound = [name for name in pool if name not in failed]
         if not sound:
             return {}, failed
-        runs = [self._combine(members, sound, place) for place in range(max(1, len(seeds)))]
-        return {name: [run[index] for run in runs] for index, name in enumerate(sound)}, failed
+        by_seed = [self._combine(members, sound, place) for place in range(max(1, len(seeds)))]
+        by_model = map(list, zip(*by_seed, strict=True))
+        return dict(zip(sound, by_model, strict=True)), failed
 
     def combine(self, members: Mapping[str, Sequence[float]], models: Sequence[str]) -> NDArray[np.float64]:
         """Combine the members' scores of the same models.
@@ -121,18 +122,19 @@ class Combined(PoolScorer):
 
     def _combine(self, members: Mapping[str, Runs], models: Sequence[str], seed: int) -> list[Score]:
         """Combine the members' scores of one seed, given by its place."""
-        chosen = {
-            member: [runs[model][seed if len(runs[model]) > 1 else 0] for model in models]
-            for member, runs in members.items()
-        }
-        values = self.combine({member: [score.value for score in scores] for member, scores in chosen.items()}, models)
+        values: dict[str, list[float]] = {}
+        seconds = dict.fromkeys(models, 0.0)
+        for member, runs in members.items():
+            chosen = [runs[model][seed if len(runs[model]) > 1 else 0] for model in models]
+            values[member] = [score.value for score in chosen]
+            for model, score in zip(models, chosen, strict=True):
+                seconds[model] += score.seconds
         combined = []
-        for index, (model, value) in enumerate(zip(models, values.tolist(), strict=True)):
-            parts = {member: scores[index] for member, scores in chosen.items()}
-            details = {member: part.value for member, part in parts.items()}
+        for index, (model, value) in enumerate(zip(models, self.combine(values, models).tolist(), strict=True)):
+            details = {member: own[index] for member, own in values.items()}
             if isinstance(self.prior, Mapping):
                 details["prior"] = float(self.prior[model])
-            combined.append(Score(value, sum(part.seconds for part in parts.values()), details))
+            combined.append(Score(value, seconds[model], details))
         return combined
 
 
@@ -146,7 +148,7 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _zscores(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return values of mean 0 and standard deviation 1; 0 where they are equal but for rounding."""
     centered = values - values.mean()
-    spread = centered.std()
-    if spread <= 1e-12 * np.abs(values).max():
+    deviation = centered.std()
+    if deviation <= 1e-12 * np.abs(values).max():
         return np.zeros_like(values)
-    return np.asarray(centered / spread)
+    return np.asarray(centered / deviation)

@@ -81,7 +81,7 @@ def _coefficients(i: int, m: Moments, variances: Tensor, error: Tensor | None) -
     if error is not None:
         squared = squared - error - error[i]
     mean = (variances + variances[i]) / 2
-    spread = (mean.log() - (variances.log() + variances[i].log()) / 2).sum(1) / 2
-    distance = ((squared / mean).sum(1) / 8 + spread).clamp_min(0.0)
+    widths = (mean.log() - (variances.log() + variances[i].log()) / 2).sum(1) / 2
+    distance = ((squared / mean).sum(1) / 8 + widths).clamp_min(0.0)
     distance[i] = torch.inf
     return (-distance).exp()

@@ -79,10 +79,10 @@ class PED(Scorer):
         if self.source is None or len(self.source) != 1:
             raise FeatureError("ped scores one model at a time against exactly one entry of ped.source.")
         (source,) = self.source.values()
-        spread, x = _spread(source), moments(samples).x
+        unit, x = _unit(source), moments(samples).x
 
         def move(x: Tensor, y: Tensor, num_classes: int, rows: Tensor, belief: Tensor) -> Tensor:
-            return torch.addmm(rows, belief, self._shift(class_balls(x / spread, y, num_classes)) * spread)
+            return torch.addmm(rows, belief, self._shift(class_balls(x / unit, y, num_classes)) * unit)
 
         base = base_score(self.base, self.seed, self.reference)
         if self.reference:
@@ -106,7 +106,7 @@ class PED(Scorer):
         return centers - balls.centers
 
 
-def _spread(source: Features) -> Tensor:
+def _unit(source: Features) -> Tensor:
     """Standard deviation of each dimension over the source data, ``[D]``."""
     if source.x.numel() == 0 or not torch.isfinite(source.x).all():
         raise FeatureError("ped.source is empty, NaN or infinite for this model; extract it again.")

@@ -91,7 +91,7 @@ def _other_means(scatter: Scatter) -> Tensor:
 
 def _refit(mixed: Tensor, y: Tensor, scatter: Scatter, shrinkage: float) -> Discriminant:
     shift = mixed.mean(0)
-    moved = Scatter.of(mixed - shift, y, len(scatter.counts), scatter.dim).fit(shrinkage)
+    moved = Scatter.from_rows(mixed - shift, y, len(scatter.counts), scatter.dim).fit(shrinkage)
     return Discriminant(moved.weight, moved.bias - moved.weight @ shift)
 
 

@@ -12,6 +12,7 @@ from itm.core.errors import FeatureError
 from itm.scorers.base import Samples, Score
 from itm.scorers.common.folds import derive
 from itm.scorers.common.lda import coordinates, cross_validation
+from itm.scorers.common.moments import class_sums
 
 Move = Callable[[Tensor, Tensor, int, Tensor, Tensor], Tensor]
 """``move(x, y, num_classes, rows, belief)``: ``rows [n, D]`` moved as the classes of ``x [N, D]``, ``y [N]`` say, where
@@ -33,7 +34,7 @@ class Balls(NamedTuple):
 def class_balls(x: Tensor, y: Tensor, num_classes: int) -> Balls:
     """Compute the ball of each class from rows ``x [N, D]`` and classes ``y [N]``."""
     counts = torch.bincount(y, minlength=num_classes).double()
-    centers = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / counts[:, None]
+    centers = class_sums(x, y, num_classes) / counts[:, None]
     squares = torch.zeros(num_classes, dtype=x.dtype).index_add_(0, y, (x - centers[y]).square_().sum(1))
     return Balls(centers, (squares / counts).sqrt())
 
@@ -81,9 +82,9 @@ def score_moved_by_halves(
 ) -> Score:
     """Score each half of the rows after it has moved as the other half says, and average.
 
-    A row that moves with its own class reveals its class. Here the classes that move, and the belief which of them a
-    row belongs to, come from a half that the row is not in; the base score then sees moved rows only, none of whose
-    labels had a part in the moves. This costs half of the rows.
+    A row that moves with its own class reveals its class. Here the moves, and the belief about the class of each row,
+    come from a half that does not contain the row. The base score then sees moved rows only, and no label of theirs had
+    a part in the moves. This costs half of the rows.
 
     Args:
         samples: Checked features.

@@ -22,6 +22,8 @@ from itm.core.settings import settings
 from itm.scorers.base import Samples, Scorer
 
 Folds = Annotated[int, Field(ge=2)]
+"""Number of folds."""
+_ROWS_AT_ONCE = 1024
 
 
 @settings("scorer")
@@ -37,9 +39,6 @@ class CrossValidated(Scorer):
     folds: Folds = 5
     seed: int = 0
     reference: bool = False
-
-
-_ROWS_AT_ONCE = 1024
 
 
 def row_keys(x: Tensor) -> NDArray[np.float64]:

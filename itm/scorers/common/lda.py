@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itm.scorers.base import Samples
 from itm.scorers.common.folds import assign_folds
-from itm.scorers.common.moments import moments
+from itm.scorers.common.moments import class_sums, gram, moments
 
 LEAST_SHRINKAGE = 1e-10
 
@@ -51,13 +51,13 @@ class Scatter:
     dim: int
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, num_classes: int, dim: int, gram: Tensor | None = None) -> Scatter:
-        """Compute the scatter of rows ``x [n, r]``, from ``gram = x.T @ x`` where the caller has it already."""
+    def from_rows(cls, x: Tensor, y: Tensor, num_classes: int, dim: int, products: Tensor | None = None) -> Scatter:
+        """Compute the scatter of rows ``x [n, r]``, from ``products = x.T @ x`` where the caller has them already."""
         counts = torch.bincount(y, minlength=num_classes).double()
-        sums = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x)
+        sums = class_sums(x, y, num_classes)
         means = sums / counts.clamp_min(1.0)[:, None]
-        gram = _gram(x) if gram is None else gram
-        return cls(counts, means, (gram - means.T @ sums) / len(x), dim)
+        products = gram(x) if products is None else products
+        return cls(counts, means, (products - means.T @ sums) / len(x), dim)
 
     def ledoit_wolf(self, x: Tensor, y: Tensor) -> float:
         """Share of the spherical target that minimises the expected squared error of the covariance.
@@ -99,11 +99,6 @@ class Scatter:
         mean = self.counts @ self.means / self.counts.sum()
         between = (self.counts @ (self.means - mean).square().sum(1)) / self.counts.sum()
         return self._level() + float(between) / self.dim
-
-
-def _gram(x: Tensor) -> Tensor:
-    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
-    return torch.from_numpy(rows.T @ rows)
 
 
 def _solve(covariance: Tensor, right: Tensor) -> Tensor:
@@ -148,12 +143,12 @@ def cross_validation(samples: Samples, x: Tensor, folds: int = 5, seed: int = 0)
         Each fold in turn.
     """
     y, dim = samples.y.cpu(), samples.x.shape[1]
-    gram = moments(samples).gram if dim <= len(x) else _gram(x)
+    products = moments(samples).gram if dim <= len(x) else gram(x)
     fold = assign_folds(samples, folds, seed)
     for number in range(int(fold.max()) + 1):
         train, held = torch.nonzero(fold != number).flatten(), torch.nonzero(fold == number).flatten()
-        kept = gram - _gram(x[held])
-        yield Fold(train, held, Scatter.of(x[train], y[train], samples.num_classes, dim, kept))
+        kept = products - gram(x[held])
+        yield Fold(train, held, Scatter.from_rows(x[train], y[train], samples.num_classes, dim, kept))
 
 
 _POSTERIORS: WeakKeyDictionary[Samples, dict[tuple[int, int], Tensor]] = WeakKeyDictionary()
@@ -201,7 +196,7 @@ def nearest_centroid_posterior(x: Tensor, y: Tensor, num_classes: int) -> Tensor
         ``[N, C]``.
     """
     counts = torch.bincount(y, minlength=num_classes).double()
-    means = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / counts[:, None]
+    means = class_sums(x, y, num_classes) / counts[:, None]
     bias = torch.log(counts / len(y)) - 0.5 * means.square().sum(1)
     return Discriminant(means, bias).posterior(x)
 

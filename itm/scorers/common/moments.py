@@ -15,8 +15,8 @@ from itm.scorers.base import Samples
 class Moments:
     """Moments of features ``X [N, D]`` with dense labels, each computed on first use and then kept.
 
-    What has ``N * D`` entries (``x``, ``centered``) is made anew on every access: a cast is cheap, and a pool of
-    wide models would otherwise live in memory twice.
+    Tensors of ``N * D`` entries (``x``, ``centered``) are computed anew on every access: a cast is cheap, and a pool of
+    wide models would otherwise lie in memory twice.
 
     Args:
         x: Features, floating point, ``[N, D]``; never changed.
@@ -74,8 +74,7 @@ class Moments:
     @cached_property
     def gram(self) -> Tensor:
         """Products of the centred features on the smaller side: ``XᵀX [D, D]`` if ``D <= N``, else ``XXᵀ [N, N]``."""
-        x = self.centered.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
-        return torch.from_numpy(x.T @ x if self.d <= self.n else x @ x.T)
+        return gram(self.centered if self.d <= self.n else self.centered.T)
 
     @cached_property
     def within(self) -> Tensor:
@@ -109,8 +108,7 @@ class Moments:
         if self.d <= self.n:
             means = self.class_offsets @ vectors / values.sqrt()
         else:
-            sums = torch.zeros(self.c, self.rank, dtype=torch.float64).index_add_(0, self.y, vectors)
-            means = sums / self.counts[:, None]
+            means = class_sums(vectors, self.y, self.c) / self.counts[:, None]
         return self.counts @ means.square()
 
     def principal(self, k: int) -> Tensor:
@@ -139,7 +137,18 @@ class Moments:
         return torch.from_numpy(values).flip(0).clamp_min(0.0), torch.from_numpy(vectors).flip(1)
 
     def _class_sums(self, values: Tensor) -> Tensor:
-        return torch.zeros(self.c, self.d, dtype=torch.float64).index_add_(0, self.y, values)
+        return class_sums(values, self.y, self.c)
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return ``xᵀx`` of rows ``x [N, D]`` on the CPU, ``[D, D]``."""
+    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
+    return torch.from_numpy(rows.T @ rows)
+
+
+def class_sums(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the sum of the rows ``x [N, D]`` of each class ``y [N]``, ``[C, D]``."""
+    return torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x)
 
 
 _MOMENTS: WeakKeyDictionary[Samples, Moments] = WeakKeyDictionary()

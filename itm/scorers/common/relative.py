@@ -37,11 +37,11 @@ class RelativeScorer(Scorer):
     def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
         """Score every model of the pool; the unscaled parts are in the details."""
         scores = super().evaluate(pool)
-        scaled = {part: _min_max(self.name, part, scores) for part in self.weights}
-        return {
-            name: replace(score, value=sum(weight * scaled[part][name] for part, weight in self.weights.items()))
-            for name, score in scores.items()
-        }
+        totals = dict.fromkeys(scores, 0.0)
+        for part, weight in self.weights.items():
+            for name, place in _min_max(self.name, part, scores).items():
+                totals[name] += weight * place
+        return {name: replace(score, value=totals[name]) for name, score in scores.items()}
 
 
 def _min_max(scorer: str, part: str, scores: Mapping[str, Score]) -> dict[str, float]:

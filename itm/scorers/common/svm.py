@@ -7,6 +7,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from itm.scorers.common.moments import gram
+
 _STEPS = 1000  # of Newton's method; about 20 from the common start, 2 after the conjugate gradients
 _ROUNDS, _ROUNDS_BETWEEN_CHECKS = 300, 20
 _TINY = torch.finfo(torch.float32).tiny
@@ -47,7 +49,7 @@ def _conjugate_gradients(x: Tensor, signs: Tensor, weights: Tensor, cost: float)
     The preconditioner is the Hessian of an even share of the rows. Float32 is enough, as Newton's method follows.
     Classes first is the order in which products with few classes are fast.
     """
-    hessian = _gram(x) * (2 * cost * _SHARE_INSIDE)
+    hessian = gram(x) * (2 * cost * _SHARE_INSIDE)
     hessian.diagonal().add_(1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).float()
     x = x.float()
@@ -112,14 +114,9 @@ def _objective(weights: Tensor, slack: Tensor, cost: float) -> float:
 def _ridge(x: Tensor, targets: Tensor, cost: float) -> Tensor:
     """Minimise ``|w|^2 / 2 + cost * |targets - x w|^2`` on the smaller side of ``x [n, D]``; ``[D, k]``."""
     few = len(x) <= x.shape[1]
-    gram = _gram(x.T if few else x)
-    gram.diagonal().add_(1 / (2 * cost))
-    factor = torch.linalg.cholesky(gram)
+    products = gram(x.T if few else x)
+    products.diagonal().add_(1 / (2 * cost))
+    factor = torch.linalg.cholesky(products)
     if few:
         return x.T @ torch.cholesky_solve(targets, factor)
     return torch.cholesky_solve(x.T @ targets, factor)
-
-
-def _gram(x: Tensor) -> Tensor:
-    rows = x.numpy()  # numpy notices that the product is symmetric and does half the work, torch does not
-    return torch.from_numpy(rows.T @ rows)
