@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ def class_distance(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -
 
 def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -> Tensor:
     """The distances ``[N]`` of which :func:`class_distance` is the mean; arguments and errors are the same."""
-    if standardize not in ("per_dim", "rms"):
-        raise unknown("standardize", standardize, ("per_dim", "rms"))
+    if standardize not in get_args(Standardize):
+        raise unknown("standardize", standardize, get_args(Standardize))
     counts = torch.bincount(y)
     if len(counts) == 0 or (counts == 0).any():
         raise FeatureError(f"class distance: labels must be 0..C-1 without gaps, found counts {counts.tolist()[:20]}.")

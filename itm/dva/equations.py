@@ -9,7 +9,7 @@ that starts at the identity; ``E⁽ᵏ⁾ = Θ W_g⁽ᵏ⁾`` are the embeddings
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def pseudo_centers(
             laplacian = torch.eye(dim, dtype=torch.float64) - scale[:, None] * affinity * scale
             directions = torch.linalg.eigh(laplacian).eigenvectors[:, :num_classes].T
         case _:
-            raise unknown("centers", scheme, ("onehot", "random", "pca", "laplacian"))
+            raise unknown("centers", scheme, get_args(CenterScheme))
     return directions * std + mean
 
 
@@ -131,7 +131,7 @@ def evolve(
     Raises:
         SettingError: If ``loss`` is not known or ``steps`` or ``eta`` is out of range.
     """
-    _check_inner(eta, steps)
+    _check_inner(eta, steps, loss)
     target = centers.to(theta).index_select(0, y)
     if loss == "mse":
         return closed_form(theta, target, eta, steps, onto)
@@ -144,11 +144,9 @@ def evolve(
                 signs += step
                 evolved = evolved - eta * _apply_c(theta, step)
         evolved = theta - eta * _apply_c(theta, signs)
-    elif loss == "ce":
+    else:
         u = centers if logit_centers is None else logit_centers
         evolved = cross_entropy_steps(theta, y, u.to(theta), eta, steps)
-    else:
-        raise unknown("loss", loss, ("mse", "mae", "ce"))
     return evolved if onto is None else evolved @ onto.T
 
 
@@ -186,7 +184,7 @@ def evolve_unrolled(
     Raises:
         SettingError: If ``loss`` or ``init`` is not known or ``steps`` or ``eta`` is out of range.
     """
-    _check_inner(eta, steps)
+    _check_inner(eta, steps, loss)
     p = theta.shape[1]
     if init == "identity":
         w_g = torch.eye(p, dtype=theta.dtype, device=theta.device)
@@ -194,8 +192,6 @@ def evolve_unrolled(
         w_g = torch.randn(p, p, dtype=torch.float64, generator=generator).to(theta) / math.sqrt(p)
     else:
         raise unknown("init", init, ("identity", "random"))
-    if loss not in ("mse", "mae", "ce"):
-        raise unknown("loss", loss, ("mse", "mae", "ce"))
     target = centers.to(theta)[y]
     u = (centers if logit_centers is None else logit_centers).to(theta)
     for _ in range(steps):
@@ -211,7 +207,9 @@ def evolve_unrolled(
     return theta @ w_g
 
 
-def _check_inner(eta: float, steps: int) -> None:
+def _check_inner(eta: float, steps: int, loss: Loss) -> None:
+    if loss not in get_args(Loss):
+        raise unknown("loss", loss, get_args(Loss))
     if not eta > 0:
         raise SettingError(f"eta={eta}: the inner learning rate must be positive.")
     if steps < 0:

@@ -12,12 +12,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from itm.core.errors import SettingError, unknown
 
 Array = NDArray[np.float64]
+Values = ArrayLike | Tensor
+"""One number per model."""
 Definition = Literal["scipy", "paper"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
 
@@ -56,7 +58,9 @@ def finite(name: str, values: Any) -> Array:
     array = np.atleast_1d(array)
     if array.ndim != 1:
         raise SettingError(f"{name}: expected one dimension, one number per model, found shape {array.shape}.")
-    for i in np.flatnonzero(~np.isfinite(array)):
+    missing = np.flatnonzero(~np.isfinite(array))
+    if len(missing):
+        i = missing[0]
         raise SettingError(f"{name}[{i}] is {array[i]}: every model needs a finite number; leave the model out.")
     return array
 

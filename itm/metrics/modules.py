@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from itm.core.errors import SettingError, unknown
 from itm.metrics import functional
-from itm.metrics.single import Values, ndcg_at_k, recall_at_k, regret, weighted_kendall_tau
+from itm.metrics.functional import Definition, Values
+from itm.metrics.single import ndcg_at_k, recall_at_k, regret, weighted_kendall_tau
 
 
 class _OverModels(Metric):
@@ -55,7 +56,7 @@ class _OverModels(Metric):
 class WeightedKendallTau(_OverModels):
     """:func:`weighted_kendall_tau` as a metric."""
 
-    def __init__(self, definition: Literal["scipy", "paper"] = "scipy", **kwargs: Any) -> None:
+    def __init__(self, definition: Definition = "scipy", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if definition not in functional.DEFINITIONS:
             raise unknown("definition", definition, functional.DEFINITIONS)

@@ -3,27 +3,23 @@
 Every function takes ``truth`` (the fine-tuned accuracy) and ``scores``, one finite number per model in the same order,
 higher is better, as sequences, arrays or tensors. All raise :class:`~itm.core.errors.SettingError`, naming the
 argument and the index, if a number is missing, NaN or infinite, if lengths differ, or if there are fewer than two
-models: a model
-without a score has no rank. Values do not depend on the order in which models are listed. A correlation is 0 where
-``truth`` or ``scores`` is constant: nothing is ordered, so nothing agrees.
+models: a model without a score has no rank. Values do not depend on the order in which models are listed. A
+correlation is 0 where ``truth`` or ``scores`` is constant: nothing is ordered, so nothing agrees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from torch import Tensor
 
 from itm.metrics import functional
+from itm.metrics.functional import Definition, Values
 
-Values = ArrayLike | Tensor
 
-
-def weighted_kendall_tau(truth: Values, scores: Values, definition: Literal["scipy", "paper"] = "scipy") -> float:
+def weighted_kendall_tau(truth: Values, scores: Values, definition: Definition = "scipy") -> float:
     r"""Kendall's tau in which pairs of good models weigh more; the literature means one of two things by it.
 
     ``"scipy"``, used by the published code of SFDA, PED, ETran and SA, is :func:`scipy.stats.weightedtau` (Vigna 2015):

@@ -23,14 +23,13 @@ from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from itm.core.errors import SettingError
 from itm.metrics import functional
+from itm.metrics.functional import Values
 
 Statistic = Callable[..., functional.Array]
 """A function of :mod:`itm.metrics.functional`; ``functools.partial`` sets its ``k`` or ``definition``."""
-Values = ArrayLike | Tensor
 Subsets = NDArray[np.intp]
 """Indices of models, ``[M, k]``."""
 
