@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -16,9 +15,9 @@ from itm.cli.models import AUTO, Models, choose_models, named_zoo
 from itm.cli.pipeline import run_estimate
 from itm.core.devices import Accelerator, PrecisionChoice
 from itm.core.errors import SettingError
-from itm.core.settings import Count, settings
+from itm.core.files import home_folder
+from itm.core.settings import Count, OnError, settings
 from itm.data.image_set import load_images
-from itm.extraction.extract import OnError
 from itm.models.budget import Budget
 from itm.ranking.race import Race
 from itm.ranking.ranking import Ranking
@@ -231,7 +230,7 @@ def estimate(
 
 def default_store() -> Path:
     """Return the folder of stored features: ``$ITM_HOME/features``, or ``~/.cache/itm/features``."""
-    return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser() / "features"
+    return home_folder() / "features"
 
 
 def _scorers(chosen: Sequence[str | Scorer]) -> dict[str, Scorer]:

@@ -10,9 +10,8 @@ from pydantic import Field, StringConstraints
 
 from itm.core.devices import Accelerator, PrecisionChoice, check_device
 from itm.core.errors import SettingError
-from itm.core.settings import Count, settings
+from itm.core.settings import Count, OnError, settings
 from itm.data.tables import ColumnSettings
-from itm.extraction.extract import OnError
 from itm.groundtruth.protocol import Keep
 from itm.ranking.race import Race
 

@@ -18,6 +18,11 @@ from filelock import FileLock, Timeout
 from itm.core.errors import StoreError
 
 
+def home_folder() -> Path:
+    """Return the folder of downloaded data and stored features: ``$ITM_HOME``, or ``~/.cache/itm``."""
+    return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser()
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file completely or not at all, even after a power cut or when several processes write the same file.
 

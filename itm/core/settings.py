@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -24,6 +24,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number of at least 0."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A number between 0 and 1, both excluded."""
+OnError = Literal["stop", "skip"]
+"""Handling of an image, or a row of a table, that cannot be read."""
 
 # strict: "1" and true are not taken for the number 1
 _CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")

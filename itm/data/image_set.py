@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from itm.core.errors import DataError, SettingError, unknown
+from itm.core.files import home_folder
+from itm.core.settings import OnError
 from itm.core.splits import stratified_sample
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.dataset_range import choose_pixels
@@ -27,7 +29,6 @@ from itm.data.decode import as_rgb, decode
 from itm.data.files import UNREADABLE
 from itm.data.folders import describe_left_out
 from itm.data.items import Item, digests, label
-from itm.data.labelled import OnError
 from itm.data.mask_folders import has_masks
 from itm.data.masks import Masks
 from itm.data.sources import Reading, find_folder, find_source
@@ -154,7 +155,7 @@ def count_shared(train: ImageSet, test: ImageSet) -> int:
 
 def default_root() -> Path:
     """Return where datasets are kept unless ``data.root`` is set: ``$ITM_HOME/data``, or ``~/.cache/itm/data``."""
-    return Path(os.environ.get("ITM_HOME") or "~/.cache/itm").expanduser() / "data"
+    return home_folder() / "data"
 
 
 def load_images(

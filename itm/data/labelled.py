@@ -9,18 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from itm.core.errors import DataError
+from itm.core.settings import OnError
 from itm.data.files import quoted
 from itm.data.folders import Listing, seeded_part
 from itm.data.items import Item, label
 from itm.data.layout import HELD_OUT, TRAIN
-
-OnError = Literal["stop", "skip"]
-"""Handling of an image or a row that cannot be read."""
 
 _FEW_PER_NUMBER, _MANY_NUMBERS = 5, 100  # images per number below which, and numbers above which, they measure
 _MANY_SINGLE = 20  # labels above which one of each image, or one with a fraction, is not a class

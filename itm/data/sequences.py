@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from itm.core.errors import DataError, SettingError
+from itm.core.settings import OnError
 from itm.data.items import DatasetImage, Item, Picture, as_picture, digests
-from itm.data.labelled import Labelled, OnError, as_label
+from itm.data.labelled import Labelled, as_label
 
 
 class _Pairs:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
+from itm.core.settings import OnError
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
 from itm.data.files import display, printable
 from itm.data.folders import Listing, read_folder
 from itm.data.hub import PREFIX, is_dataset, is_saved, read_dataset, read_hub
-from itm.data.labelled import OnError
 from itm.data.mask_folders import has_masks, read_mask_folder
 from itm.data.sequences import is_sequence, read_sequence
 from itm.data.tables import ENDINGS, ColumnSettings, read_frame, read_table

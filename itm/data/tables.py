@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from itm.core.errors import DataError, SettingError, unknown
-from itm.core.settings import settings
+from itm.core.settings import OnError, settings
 from itm.data.files import check_regular, display, quoted
 from itm.data.items import HeldImage, Item, as_picture
-from itm.data.labelled import Labelled, OnError, as_label
+from itm.data.labelled import Labelled, as_label
 
 CSV_ENDINGS = (".csv", ".tsv")
 PARQUET_ENDINGS = (".parquet", ".pq")

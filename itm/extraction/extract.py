@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from itm.core.errors import DataError, SettingError, StoreError, WorkerError, un
 from itm.core.features import Features
 from itm.core.parallel import default_workers
 from itm.core.progress import show_progress
+from itm.core.settings import OnError
 from itm.extraction.loader import Batch, decode, worker_errors
 from itm.extraction.readouts.readout import POOLED, Readout, Rows
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
     from itm.models.backbone import Backbone
 
-OnError = Literal["stop", "skip"]
 Span = tuple[int, int]  # first image of a shard, one past its last
 
 _log = logging.getLogger(__name__)
