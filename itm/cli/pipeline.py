@@ -25,6 +25,7 @@ from itm.ranking.recommend import RESAMPLES, Recommendation, recommend
 from itm.ranking.source import with_source_features
 from itm.report.report import Report
 from itm.scorers import Combined, Scorer
+from itm.scorers.cross_fitted import cross_fitted
 
 _METRICS = ("tau_w", "regret", "mean_score", "seconds")
 _NEED_TRUTH = ("tau_w", "regret")
@@ -55,13 +56,16 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     left = {name: entry for name, entry in extraction.zoo.items() if name in pool.features}
     scorers = with_source_features(scorers, run["source"], replace(extraction, zoo=left))
     scorers = with_prior(scorers, run, pool.candidates)
+    layers = {name: candidate.layers for name, candidate in pool.candidates.items() if candidate.layers}
+    scorers = cross_fitted(scorers, layers) if layers else scorers
     jobs = run["jobs"] or processes()
     rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
     recommendation = _recommend(pool, rankings[0], run, jobs)
     difficulty = class_difficulty(recommendation.model, pool.features[recommendation.model], pool.images.classes)
     examples = None
     if pool.images.masks is not None:
-        examples = predict_examples(pool.features, rankings[0].order, pool.images, run["zoo"])
+        count = (run.get("masks") or {}).get("layers", 1)
+        examples = predict_examples(pool.features, rankings[0].order, pool.images, run["zoo"], count)
     compared = None if truth is None else compare_with_truth(rankings, truth, known_priors(pool.candidates, truth))
     return Report(
         pool.images, rankings, recommendation, pool.candidates, pool.failed, left_out, run, compared,

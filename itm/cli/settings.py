@@ -12,6 +12,7 @@ from itm.core.devices import Accelerator, PrecisionChoice, check_device
 from itm.core.errors import SettingError
 from itm.core.settings import Count, OnError, settings
 from itm.data.tables import ColumnSettings
+from itm.extraction.readouts.dense import MaskSettings
 from itm.groundtruth.protocol import Keep
 from itm.ranking.race import Race
 
@@ -104,6 +105,7 @@ def check_estimate(run: Mapping[str, Any]) -> None:
     _check(EstimateSettings, "", run)
     _check_data(run.get("data"))
     _check(SourceSettings, "source", run.get("source"))
+    _check(MaskSettings, "masks", run.get("masks"))
     _check_trainer(run.get("trainer"), extraction=True)
     _check_mapping("budget", run.get("budget"))
     Race.from_setting(run.get("race"))

@@ -90,30 +90,37 @@ class RidgeProbe:
         absent = torch.where(shares > 0, 0.0, -torch.inf)
         return cls(weights.float(), (shares + absent - weights @ mean).float())
 
-    def predict_masks(self, backbone: Backbone, images: ImageSet) -> list[NDArray[np.uint8]]:
+    def predict_masks(self, backbone: Backbone, images: ImageSet, layers: int = 1) -> list[NDArray[np.uint8]]:
         """Predict the class of every pixel of some images.
 
-        The scores are computed at the cells of the last feature map and read between them by bilinear interpolation,
-        which is the same as the probe of interpolated features.
+        The scores are computed at the cells of the feature maps and read between them by bilinear interpolation, which
+        is the same as the probe of interpolated features.
 
         Args:
             backbone: The network that the features are of.
             images: Images with masks.
+            layers: Layers whose features stand side by side, see :class:`itm.extraction.readouts.dense.Dense`.
 
         Returns:
             The classes at the size of each mask, uint8 ``[H, W]``.
         """
-        transform = whole_image(backbone)
-        masks = []
+        transform, masks = whole_image(backbone), []
         with torch.inference_mode():
             for index in range(len(images)):
-                maps = backbone.feature_map(transform(images.image(index))[None].to(backbone.mean.device)).float().cpu()
-                scores = torch.einsum("cd,bdhw->bchw", self.weights, maps) + self.bias[:, None, None]
-                scores = scores.nan_to_num(neginf=torch.finfo(scores.dtype).min / 4)  # interpolation of -inf gives NaN
-                size = images.mask(index).shape
-                classes = F.interpolate(scores, size=size, mode="bilinear", align_corners=False).argmax(1)[0]
-                masks.append(classes.to(torch.uint8).numpy())
+                pixels = transform(images.image(index))[None].to(backbone.mean.device)
+                maps = backbone.feature_maps(pixels, layers)
+                scores = self.score_maps([one.float().cpu() for one in maps], images.mask(index).shape)
+                masks.append(scores.argmax(1)[0].to(torch.uint8).numpy())
         return masks
+
+    def score_maps(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Return the scores ``[B, C, H, W]`` of feature maps ``[B, D, h, w]``, whose features stand side by side."""
+        widths = [one.shape[1] for one in maps]
+        scores = self.bias.nan_to_num(neginf=torch.finfo(torch.float32).min / 4)[:, None, None]
+        for weights, one in zip(torch.split(self.weights, widths, dim=1), maps, strict=True):
+            own = torch.einsum("cd,bdhw->bchw", weights, one)
+            scores = scores + F.interpolate(own, size=tuple(size), mode="bilinear", align_corners=False)
+        return scores
 
 
 def predict_examples(
@@ -121,6 +128,7 @@ def predict_examples(
     order: Sequence[str],
     images: ImageSet,
     zoo: Mapping[str, Mapping[str, Any] | None],
+    layers: int = 1,
 ) -> MaskExamples | None:
     """Predict the masks of a few images by a probe of each model that is fitted to the pixels of the others.
 
@@ -131,6 +139,7 @@ def predict_examples(
         order: Names of the models, best first; the first :data:`MOST_MODELS` are shown.
         images: All images, with masks.
         zoo: Settings of :func:`itm.models.backbone.load_backbone` by the model's name.
+        layers: Layers whose features stand side by side.
 
     Returns:
         The examples; None where there are fewer than two images.
@@ -147,7 +156,7 @@ def predict_examples(
             known = features[name]
             assert known.groups is not None
             probe = RidgeProbe.fit(known.take(~torch.isin(known.groups, shown)), len(images.classes))
-            predicted[name] = probe.predict_masks(load_backbone(name, **(zoo[name] or {})), chosen)
+            predicted[name] = probe.predict_masks(load_backbone(name, **(zoo[name] or {})), chosen, layers)
         except (ItmError, RuntimeError) as error:
             _log.warning("%s: no predicted masks (%s).", name, error)
     return MaskExamples(chosen, [chosen.mask(index) for index in range(len(chosen))], predicted)

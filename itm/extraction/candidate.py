@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from itm.extraction.extract import Extraction
+from itm.extraction.readouts.dense import Dense
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.models.backbone import UNTRAINED, Backbone
 
@@ -27,7 +28,8 @@ class Candidate:
         cached: Whether the features came from the store.
         skipped: Images that could not be read, with the reason.
         precision: How the network ran: ``"32"``, ``"bf16"`` or ``"16"``.
-        stride: Pixels of the input per cell of the feature map, for segmentation.
+        stride: Pixels of the input per cell of the last feature map, for segmentation.
+        layers: Width of each layer in a row of features, the last layer first; empty for one layer.
     """
 
     parameters: int
@@ -44,6 +46,7 @@ class Candidate:
     skipped: tuple[str, ...] = ()
     precision: str = "32"
     stride: float | None = None
+    layers: tuple[int, ...] = ()
 
     @property
     def untrained(self) -> bool:
@@ -54,6 +57,7 @@ class Candidate:
     def from_backbone(cls, backbone: Backbone, extraction: Extraction, readout: Readout = POOLED) -> Candidate:
         """Collect the facts of a backbone and of its extraction."""
         pooled = readout is POOLED
+        count = readout.layers if isinstance(readout, Dense) else 1
         return cls(
             parameters=backbone.num_parameters,
             input_size=backbone.input_size,
@@ -69,4 +73,5 @@ class Candidate:
             skipped=extraction.skipped,
             precision=extraction.key.precision,
             stride=None if pooled else backbone.input_size / backbone.map_shape[-1],
+            layers=tuple(shape[0] for shape in backbone.map_shapes(count)) if count > 1 else (),
         )

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from itm.extraction.candidate import Candidate
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.precision import choose_precision
-from itm.extraction.readouts.dense import Dense
+from itm.extraction.readouts.dense import Dense, MaskSettings
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 from itm.extraction.stored_features import StoredFeatures
@@ -47,6 +47,7 @@ class ExtractionSettings:
         worker: Number of this worker, of several that share the models; None where no other one is expected. It does
             not decide the features, and equal settings may differ in it.
         images: The images in place of those that ``data`` names, where a Python program gives them.
+        masks: Settings of :class:`itm.extraction.readouts.dense.MaskSettings`.
     """
 
     data: Mapping[str, Any]
@@ -56,11 +57,15 @@ class ExtractionSettings:
     seed: int
     worker: int | None = None
     images: ImageSet | None = None
+    masks: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_run(cls, run: Mapping[str, Any], images: ImageSet | None = None) -> ExtractionSettings:
         """Take them from the resolved settings of a run, and the images where these are loaded."""
-        return cls(run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"], run.get("worker"), images)
+        return cls(
+            run["data"], run["zoo"], run["trainer"], str(run["store"]), run["seed"], run.get("worker"), images,
+            run.get("masks") or {},
+        )  # fmt: skip
 
     @cached_property
     def digest(self) -> str:
@@ -85,7 +90,7 @@ class ExtractionSettings:
         """Return what is read off a network: pooled features, or sampled pixels where the images have masks."""
         if images.masks is None:
             return POOLED
-        return Dense.for_images(images, self.data.get("rows") or ROWS, self.seed)
+        return Dense.for_images(images, self.data.get("rows") or ROWS, self.seed, MaskSettings(**self.masks))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExtractionSettings) and self.digest == other.digest

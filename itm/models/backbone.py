@@ -117,17 +117,32 @@ class Backbone(nn.Module):
         Raises:
             SettingError: If the network has no feature map.
         """
+        return self.feature_maps(images)[0]
+
+    def feature_maps(self, images: Tensor, count: int = 1) -> list[Tensor]:
+        """Compute the maps of some layers in one pass, the last layer first, as :meth:`feature_map` does.
+
+        Args:
+            images: uint8, ``[B, 3, H, W]``.
+            count: Number of layers, at even distances along the network's depth; a network of fewer gives all of
+                them, and one without timm's ``forward_intermediates`` gives the last one alone.
+
+        Raises:
+            SettingError: If the network has no feature map.
+        """
         net, images = cast(Any, self.net), self.normalize(images)
         if hasattr(net, "forward_intermediates"):
-            settings = {"indices": 1, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}
-            return cast(Tensor, net.forward_intermediates(images, **settings)[-1])
-        maps = net.feature_map(images) if hasattr(net, "feature_map") else net.forward_features(images)
-        if maps is None or maps.ndim != 4:
+            settings = {"norm": True, "output_fmt": "NCHW", "intermediates_only": True}
+            maps = net.forward_intermediates(images, indices=1 if count == 1 else None, **settings)
+            chosen = {round((len(maps) - 1) * (1 - step / count)) for step in range(count)}
+            return [maps[place] for place in sorted(chosen, reverse=True)]
+        last = net.feature_map(images) if hasattr(net, "feature_map") else net.forward_features(images)
+        if last is None or last.ndim != 4:
             raise SettingError(
                 f"zoo.{self.name}: {self.model} gives no feature map, which segmentation needs; take a convolutional "
                 "network or one of timm with forward_intermediates."
             )
-        return cast(Tensor, maps)
+        return [last]
 
     @cached_property
     def map_shape(self) -> tuple[int, int, int]:
@@ -136,12 +151,16 @@ class Backbone(nn.Module):
         Raises:
             SettingError: If the network has no feature map.
         """
+        return self.map_shapes(1)[0]
+
+    def map_shapes(self, count: int) -> list[tuple[int, int, int]]:
+        """Return the shapes of the maps that :meth:`feature_maps` computes of one image, the last layer first."""
         blank = torch.zeros(1, 3, self.input_size, self.input_size, dtype=torch.uint8, device=self.mean.device)
         training = self.net.training
         with torch.no_grad():
-            channels, height, width = self.eval().feature_map(blank).shape[1:]
+            maps = self.eval().feature_maps(blank, count)
         self.train(training)
-        return channels, height, width
+        return [(one.shape[1], one.shape[2], one.shape[3]) for one in maps]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute features and, where the loaded weights have a head, its logits.

@@ -1,4 +1,4 @@
-"""Features of sampled pixels: the last feature map, read between its cells by bilinear interpolation.
+"""Features of sampled pixels: feature maps of a network, read between their cells by bilinear interpolation.
 
 As Agostinelli et al. (2022, "How stable are transferability metrics evaluations?") sample them: an equal number of
 pixels per image, balanced over the classes of the image. Labels are read at the pixel of the full-size mask, so that
@@ -7,9 +7,10 @@ thin classes survive a coarse feature map.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,12 +22,29 @@ from torchvision.transforms import InterpolationMode, v2
 
 from itm.core.errors import SettingError
 from itm.core.seeding import derive_seed
+from itm.core.settings import Count, settings
 from itm.data.masks import IGNORE
 from itm.extraction.readouts.readout import Rows
 
 if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
     from itm.models.backbone import Backbone
+
+
+Sampling = Literal["pixels", "patches"]
+
+
+@settings("masks")
+class MaskSettings:
+    """Settings ``masks`` of ``estimate.py``: what is read off a network where images have masks.
+
+    Args:
+        sampling: ``"pixels"`` or ``"patches"``, see :class:`Dense`.
+        layers: Layers that are read, at even distances along the network's depth.
+    """
+
+    sampling: Sampling = "pixels"
+    layers: Count = 1
 
 
 class Points(NamedTuple):
@@ -46,28 +64,41 @@ class Dense:
     """Rows of sampled pixels.
 
     Args:
-        per_image: Pixels of an image; all labelled ones where it has fewer.
+        per_image: Pixels or patches of an image; all labelled ones where it has fewer.
         seed: Decides the pixels, together with the content of image and mask.
+        sampling: ``"pixels"`` draws them, balanced over the classes of the image; ``"patches"`` cuts the image into a
+            square grid, reads the feature at the centre of each patch and takes the class of most of its pixels.
+        layers: Layers whose features stand side by side in a row, the last layer first.
     """
 
     per_image: int
     seed: int = 0
+    sampling: Sampling = "pixels"
+    layers: int = 1
 
     @classmethod
-    def for_images(cls, images: ImageSet, rows: int, seed: int) -> Dense:
+    def for_images(cls, images: ImageSet, rows: int, seed: int, settings: MaskSettings | None = None) -> Dense:
         """Share a number of rows equally among the images.
+
+        Args:
+            images: Images with masks.
+            rows: Number of rows of all images together.
+            seed: Decides the pixels.
+            settings: How they are sampled.
 
         Raises:
             SettingError: If there are fewer rows than classes.
         """
         if rows < len(images.classes):
             raise SettingError(f"data.rows={rows}: expected {len(images.classes)} pixels or more, one of each class.")
-        return cls(max(1, rows // max(1, len(images))), seed)
+        settings = settings or MaskSettings()
+        return cls(max(1, rows // max(1, len(images))), seed, settings.sampling, settings.layers)
 
     @property
     def key(self) -> str:
         """The readout with its settings."""
-        return f"dense, {self.per_image} pixels per image, seed {self.seed}"
+        more = "" if self.layers == 1 else f", {self.layers} layers"
+        return f"dense, {self.per_image} {self.sampling} per image, seed {self.seed}{more}"
 
     def transform(self, backbone: Backbone) -> Callable[[Image.Image], Tensor]:
         """Return :func:`whole_image`."""
@@ -80,7 +111,8 @@ class Dense:
     def read(self, backbone: Backbone, pixels: Tensor, images: ImageSet, indices: Sequence[int]) -> Rows:
         """Compute the features of the sampled pixels."""
         points = [self.points(images, index) for index in indices]
-        x = read_map(backbone.feature_map(pixels), [one.places for one in points])
+        places = [one.places for one in points]
+        x = torch.cat([read_map(maps, places) for maps in backbone.feature_maps(pixels, self.layers)], dim=1)
         rows = torch.tensor(indices, dtype=torch.int64)
         counts = torch.tensor([len(one.labels) for one in points])
         return Rows(rows.repeat_interleave(counts), x, torch.cat([one.labels for one in points]))
@@ -92,6 +124,8 @@ class Dense:
             DataError: If the mask cannot be read.
         """
         mask = images.mask(index)
+        if self.sampling == "patches":
+            return patches(mask, math.isqrt(self.per_image))
         content = images.digests[index] + (b"" if images.masks is None else images.masks.digests[index])
         words = [int.from_bytes(content[start : start + 8], "big") for start in range(0, len(content), 8)]
         chosen = balanced_pixels(mask.ravel(), self.per_image, derive_seed(self.seed, *words))
@@ -125,6 +159,28 @@ def balanced_pixels(mask: NDArray[np.uint8], count: int, seed: int) -> NDArray[n
         for label, share in zip(classes.tolist(), shares.tolist(), strict=True)
     ]
     return np.sort(np.concatenate([*chosen, np.empty(0, dtype=np.int64)]))
+
+
+def patches(mask: NDArray[np.uint8], side: int) -> Points:
+    """Cut a mask into ``side x side`` patches, each with the class of most of its labelled pixels.
+
+    Args:
+        mask: Class of each pixel, :data:`itm.data.masks.IGNORE` where there is none, ``[H, W]``.
+        side: Patches along each side; fewer where the mask has fewer pixels.
+
+    Returns:
+        Centre and class of each patch, row by row; patches of which more than half is ignored are left out.
+    """
+    height, width = mask.shape
+    tall, wide = min(side, height), min(side, width)
+    cells = (np.arange(height) * tall // height)[:, None] * wide + (np.arange(width) * wide // width)[None]
+    counts = np.bincount(cells.ravel() * 256 + mask.ravel(), minlength=256 * tall * wide).reshape(-1, 256)
+    kept = np.flatnonzero(2 * counts[:, IGNORE] <= counts.sum(axis=1))
+    rows, columns = np.divmod(kept, wide)
+    places = np.stack([(2 * columns + 1) / wide - 1, (2 * rows + 1) / tall - 1], axis=1)
+    counts[:, IGNORE] = 0
+    labels = counts[kept].argmax(axis=1)
+    return Points(torch.from_numpy(places).float(), torch.from_numpy(labels))
 
 
 def _equal_shares(sizes: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
