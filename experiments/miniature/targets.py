@@ -153,11 +153,21 @@ def _family_key(family: str) -> str:
     return family.split()[0].casefold()
 
 
-def cached(root: Path, name: str, packages: Sequence[Package], draw: Callable[[], Drawings]) -> Drawings:
-    """Read the cached pictures of the same packages and code, or draw and cache them."""
+def cached(
+    root: Path, name: str, packages: Sequence[Package], draw: Callable[[], Drawings], code: Sequence[str] = ()
+) -> Drawings:
+    """Read the cached pictures of the same packages and code, or draw and cache them.
+
+    Args:
+        root: Folder of all datasets.
+        name: Name of the dataset.
+        packages: Packages that it is drawn from.
+        draw: Draws it.
+        code: Files of code that decide the pictures, beside this package's common ones.
+    """
     found = versions(packages)
     sha = hashlib.sha256(json.dumps([found, PIL.__version__]).encode())
-    for module in (__file__, backdrops.__file__, glyphs.__file__, icons.__file__):
+    for module in (__file__, backdrops.__file__, glyphs.__file__, icons.__file__, *code):
         sha.update(Path(module).read_bytes())
     file = root / "miniature" / f"{name}-{sha.hexdigest()[:16]}.safetensors"
     try:

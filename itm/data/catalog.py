@@ -29,6 +29,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -46,6 +47,8 @@ SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 DRAWN_BY = "experiments.miniature.targets"
 """Module of a clone that draws the benchmark in miniature; a name, because the installed package lacks it."""
+REGISTERED_BY = "experiments.miniature.registered"
+"""Module of a clone that reads the registered targets of that benchmark."""
 NAMED_BY = "experiments.vlm_miniature.targets"
 """Module of a clone that draws the tasks of the small vision-language models."""
 
@@ -168,6 +171,10 @@ def _drawn(function: str, root: Path, split: str, seed: int, module: str | None 
     return read(root, split, seed)
 
 
+def _registered(function: str, root: Path, split: str, seed: int) -> Listing:
+    return _drawn(function, root, split, seed, module=REGISTERED_BY)
+
+
 def _digits(root: Path, split: str, seed: int) -> Listing:
     from sklearn.datasets import load_digits
 
@@ -176,7 +183,26 @@ def _digits(root: Path, split: str, seed: int) -> Listing:
     return seeded_part(Listing(images, data.target.tolist(), [str(name) for name in data.target_names]), split, seed)
 
 
-def _elpv(root: Path, split: str, seed: int) -> Listing:
+class SolarCell(NamedTuple):
+    """One photograph of ELPV.
+
+    Args:
+        file: The image, grey, 300 x 300 pixels.
+        defect: Index into the classes of :data:`ELPV_CLASSES`.
+        crystal: ``"mono"`` or ``"poly"``.
+    """
+
+    file: Path
+    defect: int
+    crystal: str
+
+
+def elpv_cells() -> list[SolarCell]:
+    """List the photographs of ELPV.
+
+    Raises:
+        DataError: If their package is not installed.
+    """
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise DataError(
@@ -186,13 +212,21 @@ def _elpv(root: Path, split: str, seed: int) -> Listing:
     folder = Path(spec.origin).parent / "data"
     rows = [line.split() for line in (folder / "labels.csv").read_text().splitlines() if line.strip()]
     probabilities = list(ELPV_CLASSES)
-    labels = [probabilities.index(round(float(row[1]), 2)) for row in rows]
-    return seeded_part(Listing([folder / row[0] for row in rows], labels, list(ELPV_CLASSES.values())), split, seed)
+    return [SolarCell(folder / row[0], probabilities.index(round(float(row[1]), 2)), row[2]) for row in rows]
+
+
+def _elpv(root: Path, split: str, seed: int) -> Listing:
+    cells = elpv_cells()
+    listing = Listing([cell.file for cell in cells], [cell.defect for cell in cells], list(ELPV_CLASSES.values()))
+    return seeded_part(listing, split, seed)
 
 
 CATALOG: Mapping[str, CatalogEntry] = {
     "aircraft": CatalogEntry(partial(_files, "FGVCAircraft"), "non-commercial research use only"),
+    "animal_outlines": CatalogEntry(partial(_registered, "animal_outlines"), "MIT"),
+    "brain_regions": CatalogEntry(partial(_registered, "brain_regions"), "BSD-3-Clause"),
     "caltech101": CatalogEntry(_caltech101, "CC BY 4.0"),
+    "chess_pieces": CatalogEntry(partial(_registered, "chess_pieces"), "GPL-3+, GPL-2"),
     "cifar10": CatalogEntry(partial(_pixels, "CIFAR10"), "not stated by its authors"),
     "cifar100": CatalogEntry(partial(_pixels, "CIFAR100"), "not stated by its authors"),
     "camvid": CatalogEntry(mask_catalog.camvid, "not stated by its authors", masks=True),
@@ -203,21 +237,31 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "digits": CatalogEntry(_digits, "CC BY 4.0"),
     "dtd": CatalogEntry(partial(_files, "DTD"), "research use only"),
     "elpv": CatalogEntry(_elpv, "CC BY-NC-SA 4.0"),
+    "emoji": CatalogEntry(partial(_registered, "emoji"), "OFL-1.1"),
     "faba_words": CatalogEntry(partial(_drawn, "faba_words", module=NAMED_BY), "GPL-3 or CC BY-SA 4.0"),
     "fashion_mnist": CatalogEntry(_fashion_mnist, "MIT"),
     "fashion_mnist_test": CatalogEntry(_fashion_mnist_test, "MIT"),
     "flowers": CatalogEntry(partial(_files, "Flowers102"), "not stated by its authors"),
     "food101": CatalogEntry(partial(_files, "Food101"), "images from Foodspotting, scientific fair use"),
+    "game_creatures": CatalogEntry(partial(_registered, "game_creatures"), "GPL-2+ or CC BY-SA 3.0"),
+    "game_terrain": CatalogEntry(partial(_registered, "game_terrain"), "GPL-2+, newer artwork CC BY-SA 4.0"),
+    "game_tiles": CatalogEntry(partial(_registered, "game_tiles"), "GPL-2+"),
+    "game_units": CatalogEntry(partial(_registered, "game_units"), "GPL-2+, newer artwork CC BY-SA 4.0"),
     "greek_letters": CatalogEntry(partial(_drawn, "greek_letters", module=NAMED_BY), "OFL-1.1"),
     "icon_themes": CatalogEntry(partial(_drawn, "themes"), "Moka: CC BY-SA 4.0 or GPL-3+; Oxygen: LGPL-3+"),
     "land_cover": CatalogEntry(land_cover.land_cover, land_cover.LICENSE, masks=True),
+    "land_tiles": CatalogEntry(partial(_registered, "land_tiles"), land_cover.LICENSE),
     "miniature_corpus": CatalogEntry(partial(_drawn, "corpus"), "see python -m experiments.miniature.corpus"),
+    "music_signs": CatalogEntry(partial(_registered, "music_signs"), "GPL-3+ with font exception or OFL-1.1"),
     "numix_words": CatalogEntry(partial(_drawn, "numix_words", module=NAMED_BY), "GPL-3+"),
     "obsidian_words": CatalogEntry(partial(_drawn, "obsidian_words", module=NAMED_BY), "GPL-3"),
+    "oxygen_icons": CatalogEntry(partial(_registered, "oxygen_icons"), "LGPL-3+"),
     "oxygen_words": CatalogEntry(partial(_drawn, "oxygen_words", module=NAMED_BY), "LGPL-3+"),
     "paper_words": CatalogEntry(partial(_drawn, "paper_words", module=NAMED_BY), "CC BY-SA 4.0"),
     "pets": CatalogEntry(partial(_files, "OxfordIIITPet", train="trainval"), "CC BY-SA 4.0"),
     "pets_trimaps": CatalogEntry(mask_catalog.pets_trimaps, "CC BY-SA 4.0", masks=True),
+    "solar_cells": CatalogEntry(partial(_registered, "solar_cells"), "CC BY-NC-SA 4.0"),
+    "stamps": CatalogEntry(partial(_registered, "stamps"), "public domain or GPL-2, by stamp"),
     "stanford_cars": CatalogEntry(_cars, "non-commercial research use only"),
     "sun397": CatalogEntry(_sun397, "not stated by its authors"),
     "thai_digits": CatalogEntry(

