@@ -150,9 +150,9 @@ def read_chess(files: Path = CHESS_FILES, strips: Path = CHESS_STRIPS) -> list[P
     """
     found = []
     for file in sorted(files.rglob("*")):
-        if file.stem in CHESS_CLASSES and file.suffix in (".png", ".svg"):
-            if (image := _read(file)) is not None:
-                found += _with_backdrops(image, CHESS_CLASSES[file.stem], file.parent.name)
+        is_piece = file.stem in CHESS_CLASSES and file.suffix in (".png", ".svg")
+        if is_piece and (image := _read(file)) is not None:
+            found += _with_backdrops(image, CHESS_CLASSES[file.stem], file.parent.name)
     for file in sorted(strips.glob("*/*80.png")):
         strip = _open(file)
         for place, label in enumerate(CHESS_CLASSES.values()):

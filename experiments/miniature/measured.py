@@ -1,4 +1,4 @@
-"""Measured images that Python and Debian packages ship, cut to 32 x 32 pixels: solar cells, satellite, brain, outlines."""
+"""Measured images that packages ship, cut to 32 x 32 pixels: solar cells, a satellite image, a brain, outlines."""
 
 from __future__ import annotations
 

@@ -15,11 +15,14 @@ from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from itm.cli.folders import configs_folder
 from itm.cli.jobs import TRUTH, collect, comparisons
 from itm.cli.targets import build, trusted
 from itm.core.console import print_frame
 from itm.core.errors import ItmError, unknown
+from itm.data.catalog import CATALOG_PREFIX
 from itm.evaluation import benchmark
+from itm.evaluation.registration import check_registered, read_registration
 from itm.evaluation.segmentation import PAPER, SCIPY, segmentation_table
 from itm.metrics.uncertainty import chance
 from itm.report import figures
@@ -180,15 +183,39 @@ class Standings(MultirunCallback):
         size: Models of a subset.
         against: The scorer that the others are compared with on subsets.
         radar: Whether the figure of ``"datasets"`` is a radar of the best scorers instead of dots.
+        registration: A page that registers datasets, relative to the root of a clone; a job on any other dataset is
+            refused (:mod:`itm.evaluation.registration`). None: every dataset may be scored.
     """
 
     def __init__(
-        self, name: str, table: Table = "datasets", size: int = 10, against: str = "itm", radar: bool = False
+        self,
+        name: str,
+        table: Table = "datasets",
+        size: int = 10,
+        against: str = "itm",
+        radar: bool = False,
+        registration: str | None = None,
     ) -> None:
         super().__init__(name)
         if table not in get_args(Table):
             raise unknown("table", table, get_args(Table))
         self.table, self.size, self.against, self.radar = table, size, against, radar
+        self.registration = None if registration is None else configs_folder().parent / registration
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a dataset that is not registered, before its images are read.
+
+        Raises:
+            SystemExit: With status 2. Hydra only warns of any other exception of a callback.
+        """
+        if self.registration is None:
+            return
+        try:
+            registered = read_registration(self.registration)
+            check_registered([config.data.name.removeprefix(CATALOG_PREFIX)], registered, self.registration)
+        except ItmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
 
     def finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         """Write the rankings, the table of scorers and its figure.
