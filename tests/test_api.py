@@ -45,11 +45,12 @@ def test_an_estimate_ranks_prints_and_writes(image_folder, tmp_path):
     assert "<td>a</td>" in html
 
 
-def test_the_scores_are_those_of_the_single_steps(image_folder):
+def test_the_scores_are_those_of_the_single_steps(image_folder, tmp_path):
     result = itm.estimate(image_folder, MODELS, ["logme", LogME(reference=True)], pretrained=False, limit=12)
     images = itm.load_images(image_folder, limit=12)
+    store = itm.FeatureStore(tmp_path)
     pool = {
-        name: itm.extract(itm.load_backbone(name, **entry), images, itm.FeatureStore("fresh"), progress=False).features
+        name: itm.extract(itm.load_backbone(name, **entry), images, store, progress=False).features
         for name, entry in MODELS.items()
     }
     assert result.ranking.scores == itm.rank(pool, LogME(reference=True)).scores

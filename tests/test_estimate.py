@@ -62,7 +62,7 @@ def test_a_folder_becomes_a_ranking_and_a_page(run, photos):
     assert [e["score"] for e in again["rankings"][0]["entries"]] == [e["score"] for e in itm["entries"]]
 
 
-def test_ped_takes_the_features_of_source_data(run, photos, capsys):
+def test_ped_takes_the_features_of_source_data(run, photos, capsys, tmp_path):
     out = run(f"data={photos}", *ZOO, "scorer=[ped,logme]", "source.name=digits", "source.limit=40", "seeds=1")
     entries = json.loads((out / "ranking.json").read_text("utf-8"))["rankings"][0]["entries"]
 
@@ -70,7 +70,7 @@ def test_ped_takes_the_features_of_source_data(run, photos, capsys):
     for images, into in ((load_images(photos), pool), (load_images("digits", limit=40), source)):
         for name, model in {"a": "resnet10t", "b": "mobilenetv3_small_050"}.items():
             into[name] = extract(
-                load_backbone(name, model=model, image_size=32), images, FeatureStore("fresh")
+                load_backbone(name, model=model, image_size=32), images, FeatureStore(tmp_path / "fresh")
             ).features
     expected = PED(source=source).evaluate(pool)
     assert {e["model"]: e["score"] for e in entries} == pytest.approx({n: s.value for n, s in expected.items()})

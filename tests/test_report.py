@@ -24,7 +24,7 @@ from itm.report import figures
 from itm.report.console import ranking_tables, scores_tables
 from itm.report.decision import agreement, alternatives, verdict
 from itm.report.figures.rankings import pareto_front
-from itm.report.output import check_writable, csv_safe, write_csv
+from itm.report.output import check_output, csv_safe, write_csv
 from itm.report.page import sample_images
 from itm.report.report import Report
 from itm.scorers import LogME
@@ -162,8 +162,8 @@ def test_a_figure_that_fails_costs_neither_scores_nor_page(report, tmp_path, mon
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"hydra\.run\.dir: cannot write .*file"):
-        check_writable(tmp_path / "file" / "out")
-    check_writable(tmp_path / "new")
+        check_output(tmp_path / "file" / "out")
+    check_output(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -174,7 +174,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_no_file(tmp_path, monkeypatch
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        check_writable(tmp_path)
+        check_output(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

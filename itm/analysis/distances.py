@@ -18,7 +18,7 @@ from itm.scorers.base import check
 def distance_statistics(
     pool: Mapping[str, Features], itm: ITM, data: str, folder: Path | None = None
 ) -> tuple[pd.DataFrame, Figure]:
-    """Distances of all samples to the mean of their class, standardised in either way.
+    """Measure the distances of all samples to the mean of their class, standardised in either way.
 
     Args:
         pool: Features by model.
@@ -36,10 +36,11 @@ def distance_statistics(
         for model, features in pool.items():
             samples = check(model, features)
             distances = class_distances(samples.x.double(), samples.y, standardize)
-            spread = pd.Series(distances.numpy()).describe(percentiles=[0.05, 0.5, 0.95]).drop(["count", "min", "max"])
-            n = adaptive_steps(float(spread["mean"]), eta=itm.eta_0, n_b=itm.n_b)
+            summary = pd.Series(distances.numpy()).describe(percentiles=[0.05, 0.5, 0.95])
+            facts = summary.drop(["count", "min", "max"])
+            n = adaptive_steps(float(facts["mean"]), eta=itm.eta_0, n_b=itm.n_b)
             rows.append(
-                {"data": data, "standardize": standardize, "model": model, **spread, "dim": features.dim, "n": n}
+                {"data": data, "standardize": standardize, "model": model, **facts, "dim": features.dim, "n": n}
             )
             clouds[standardize, model] = distances.numpy()
     return pd.DataFrame(rows), distance_violins(clouds, data)

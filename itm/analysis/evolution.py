@@ -26,14 +26,12 @@ class State:
     """The held-out part at one moment of the training.
 
     Args:
-        iteration: The moment.
         plane: Evolved embeddings, reduced to ``[N, 2]``.
         y: Classes, ``[N]``.
         accuracy: Of the head on the evolved embeddings.
         plain: Of the head on the same before their evolution.
     """
 
-    iteration: int
     plane: np.ndarray
     y: np.ndarray
     accuracy: float
@@ -43,7 +41,7 @@ class State:
 def embedding_evolution(
     pool: Mapping[str, Features], itm: ITM, data: str, folder: Path | None = None
 ) -> tuple[pd.DataFrame, Figure]:
-    """Held-out embeddings, evolved by the ``n`` inner steps, after one, half and all of the training batches.
+    """Compute held-out embeddings, evolved by the ``n`` inner steps, after one, half and all of the training batches.
 
     That the figure's three states are these moments is our reading; the planes are independent of each other.
 
@@ -57,15 +55,15 @@ def embedding_evolution(
         A row per model and state: ``iteration``, the held-out ``accuracy`` of evolved and the ``plain`` one of
         unevolved embeddings; and the scatter plots.
     """
-    moments = (1, max(1, itm.iterations // 2), itm.iterations)
-    found = {model: [_state(features, itm, model, moment) for moment in moments] for model, features in pool.items()}
-    rows: list[dict[str, Any]] = [
-        {"data": data, "model": model, "iteration": s.iteration, "accuracy": s.accuracy, "plain": s.plain}
-        for model, states in found.items()
-        for s in states
-    ]
+    rows: list[dict[str, Any]] = []
+    planes = {}
+    for model, features in pool.items():
+        for iteration in (1, max(1, itm.iterations // 2), itm.iterations):
+            state = _state(features, itm, model, iteration)
+            facts = {"iteration": iteration, "accuracy": state.accuracy, "plain": state.plain}
+            rows.append({"data": data, "model": model, **facts})
+            planes[model, iteration] = state.plane, state.y
     table = pd.DataFrame(rows)
-    planes = {(model, s.iteration): (s.plane, s.y) for model, states in found.items() for s in states}
     return table, evolution_planes(table, planes)
 
 
@@ -80,9 +78,7 @@ def _state(features: Features, itm: ITM, model: str, iteration: int) -> State:
         evolved = torch.cat([module.evolve(theta, y) for theta, y in parts], dim=1)
         y = torch.cat([y for _, y in parts], dim=1)
         accuracy, plain = ((module.classify(e).argmax(dim=2) == y).double().mean() for e in (evolved, theta))
-    return State(
-        iteration, _plane(evolved[0].cpu().numpy(), itm.seed), y[0].cpu().numpy(), float(accuracy), float(plain)
-    )
+    return State(_plane(evolved[0].cpu().numpy(), itm.seed), y[0].cpu().numpy(), float(accuracy), float(plain))
 
 
 def _plane(embeddings: np.ndarray, seed: int) -> np.ndarray:

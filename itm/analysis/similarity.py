@@ -25,7 +25,7 @@ Width = Literal["smaller", "larger"]
 def wz_similarity(
     pool: Mapping[str, Features], itm: ITM, data: str, folder: Path, divide_by: Width = "smaller"
 ) -> tuple[pd.DataFrame, Figure]:
-    """Similarity of the left singular vectors of ``W_z`` between every two pairs of a model and a dataset.
+    """Compare the left singular vectors of ``W_z`` between every two pairs of a model and a dataset.
 
     Args:
         pool: Features by model.
@@ -44,13 +44,16 @@ def wz_similarity(
     """
     if divide_by not in get_args(Width):
         raise unknown("divide_by", divide_by, get_args(Width))
-    (kept := folder / "w_z").mkdir(parents=True, exist_ok=True)
+    kept = folder / "w_z"
+    kept.mkdir(parents=True, exist_ok=True)
     bases = {}
     for model, features in pool.items():
         (w_z,) = itm.train(check(model, features)).module.w_z.detach()
         bases[f"{model} on {data}"] = torch.linalg.svd(w_z.double(), full_matrices=False).U.contiguous()
     save_file(bases, kept / f"{quote(data, safe='')}.safetensors")
-    everything = {pair: basis for file in sorted(kept.glob("*.safetensors")) for pair, basis in load_file(file).items()}
+    everything: dict[str, Tensor] = {}
+    for file in sorted(kept.glob("*.safetensors")):
+        everything |= load_file(file)
     pairs = sorted(everything, key=lambda pair: pair.rpartition(" on ")[::-1])
     table = pd.DataFrame(index=pairs, columns=pairs, dtype=float)
     for a, b in itertools.product(pairs, repeat=2):

@@ -53,11 +53,11 @@ def estimate(cfg: DictConfig, output: Path) -> None:
     from itm.cli.pipeline import run_estimate
     from itm.cli.settings import check_estimate
     from itm.core.console import console
-    from itm.report.output import check_writable
+    from itm.report.output import check_output
 
     run = resolved(cfg)
     check_estimate(run)
-    check_writable(output)
+    check_output(output)
     chosen = choose_models(run)
     if run["plan"]:
         show_plan(chosen)

@@ -63,20 +63,22 @@ def storage_errors(setting: str, action: str, path: Path, kept: str = "") -> Ite
         raise StoreError(" ".join(f"{setting}: cannot {action} {path} ({reason}). {kept} {remedy}".split())) from error
 
 
-def check_writable(setting: str, folder: Path) -> None:
+def check_writable(setting: str, folder: Path, size: int = 1) -> None:
     """Create a folder and write a temporary file in it, so that an unwritable one is refused before long work.
 
     Args:
         setting: The setting that decides the folder, as the user typed it.
         folder: The folder.
+        size: Bytes that it must take.
 
     Raises:
         StoreError: If the folder cannot be created or written.
     """
     with storage_errors(setting, "write", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"test")
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(size))
+            os.fsync(file.fileno())  # some file systems report a full disk only then
 
 
 def try_lock(folder: Path) -> FileLock:

@@ -58,6 +58,8 @@ def device(accelerator: str) -> str:
     """Return the name of the GPU, or of the processor with the number of threads in use."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
+    if accelerator == "mps":
+        return f"mps ({platform.processor() or platform.machine()})"
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 

@@ -90,17 +90,14 @@ class TruthComparison:
 
     def to_frame(self) -> pd.DataFrame:
         """One line per row: its fields, the spreads as ``low`` and ``high`` (over models) and ``seed_std``."""
-        names = [f.name for f in dataclasses.fields(Row) if f.name not in ("interval", "seeds")]
-        lines = [
-            {
-                **{name: getattr(row, name) for name in names},
-                "picks": ", ".join(row.picks),
-                "low": row.interval.low if row.interval else float("nan"),
-                "high": row.interval.high if row.interval else float("nan"),
-                "seed_std": row.seeds.std if row.seeds else float("nan"),
-            }
-            for row in self.rows
-        ]
+        lines = []
+        for row in self.rows:
+            line = vars(row) | {"picks": ", ".join(row.picks)}
+            interval, seeds = line.pop("interval"), line.pop("seeds")
+            line["low"] = interval.low if interval else float("nan")
+            line["high"] = interval.high if interval else float("nan")
+            line["seed_std"] = seeds.std if seeds else float("nan")
+            lines.append(line)
         return pd.DataFrame(lines).rename(columns={"name": "scorer"})
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,9 +160,10 @@ def known_priors(facts: Mapping[str, ModelFacts], truth: Truth) -> dict[str, dic
 def _row(ranking: Ranking, truth: Truth) -> Row:
     models = truth.shared(ranking.order)
     row = _evaluate(ranking.name, models, truth, ranking.scores, prior=False)
-    runs = {entry.model: [run.value for run in entry.runs] for entry in ranking.entries}
+    runs = {entry.model: entry.values for entry in ranking.entries}
+    by_seed = zip(*[runs[model] for model in models], strict=True)
     values = [truth.accuracy[model] for model in models]
-    taus = [weighted_kendall_tau(values, scores) for scores in zip(*(runs[model] for model in models), strict=True)]
+    taus = [weighted_kendall_tau(values, scores) for scores in by_seed]
     return dataclasses.replace(row, seeds=summarize(taus) if len(taus) > 1 else None)
 
 

@@ -32,7 +32,9 @@ def prior_taus(table: pd.DataFrame, definition: functional.Definition = "scipy")
     Raises:
         SettingError: If a cell is missing.
     """
-    for model, dataset in missing_cells(table):
+    missing = missing_cells(table)
+    if missing:
+        model, dataset = missing[0]
         raise SettingError(f"{model} has no accuracy on {dataset}; complete the table or leave one out.")
     size = parameters()[table.index].to_numpy()
     rows = {}

@@ -17,7 +17,7 @@ from itm.groundtruth.tables import load
 
 
 class ModelFacts(Protocol):
-    """Facts of a model; :class:`itm.models.backbone.Backbone` has them."""
+    """Facts of a model; :class:`itm.extraction.candidate.Candidate` has them."""
 
     @property
     def parameters(self) -> int:

@@ -142,15 +142,18 @@ def _read(source: str, dataset: str) -> Truth | None:
 
 def _protocol(path: Path, dataset: str) -> tuple[str, str]:
     """Read the fine-tuning and the split of selection from the trials beside a table; empty where there are none."""
-    cells = path.with_name(f"{path.stem}_cells.csv")
-    if not cells.is_file():
+    trials = path.with_name(f"{path.stem}_cells.csv")
+    if not trials.is_file():
         return "", ""
     try:
-        frame = pd.read_csv(cells, dtype=str)
+        frame = pd.read_csv(trials, dtype=str)
         rows = frame[frame["dataset"] == dataset]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{cells}: cannot be read as a table of trials ({error}); fix or move it.") from error
-    values = {word: rows[name].dropna().unique() for name, word in RECORDED.items() if name in rows}
-    known = {word: " or ".join(v.removesuffix(".0") for v in found) for word, found in values.items() if len(found)}
+        raise DataError(f"{trials}: cannot be read as a table of trials ({error}); fix or move it.") from error
+    said = []
+    for column, word in RECORDED.items():
+        values = [value.removesuffix(".0") for value in rows[column].dropna().unique()] if column in rows else []
+        if values:
+            said.append(f"{word} {' or '.join(values)}")
     chosen = sorted(set(rows["selection"].dropna())) if "selection" in rows else [OPTIMISTIC]
-    return ", ".join(f"{word} {found}" for word, found in known.items()), "; ".join(chosen)
+    return ", ".join(said), "; ".join(chosen)

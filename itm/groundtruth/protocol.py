@@ -16,7 +16,6 @@ Adaptation = Literal["full", "linear", "lora", "vpt", "vpt_deep", "bitfit"]
 """Weights of the backbone that train, see :mod:`itm.groundtruth.adaptation`."""
 Schedule = Literal["cosine", "constant"]
 """Course of the learning rate after the warm-up."""
-"""Number format of the forward and backward passes."""
 Select = Literal["test", "validation"]
 """The images that choose the best epoch and the best setting."""
 Keep = Literal["nothing", "weights"]

@@ -37,14 +37,19 @@ class Entry:
     runs: tuple[Score, ...]
 
     @property
+    def values(self) -> list[float]:
+        """Score under each seed."""
+        return [run.value for run in self.runs]
+
+    @property
     def score(self) -> float:
         """Mean score over the seeds."""
-        return statistics.fmean(run.value for run in self.runs)
+        return statistics.fmean(self.values)
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over the seeds; None where there is one seed."""
-        return statistics.stdev(run.value for run in self.runs) if len(self.runs) > 1 else None
+        return statistics.stdev(self.values) if len(self.runs) > 1 else None
 
     @property
     def seconds(self) -> float:

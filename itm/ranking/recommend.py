@@ -201,7 +201,7 @@ def _deviations(
         scores = resampled_scores(pool, ranking.scorer, parts, models=models, seed=seed, jobs=jobs)
         return deviations(scores, len(first.y), len(parts[0]))
     if seeds > 1:
-        runs = np.array([[run.value for run in entry.runs] for entry in ranking.entries]).T
+        runs = np.array([entry.values for entry in ranking.entries]).T
         return np.asarray(runs - runs.mean(axis=0))
     if not ranking.scorer.resampled:
         raise SettingError(

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import pandas as pd
 
 from itm.core.console import printable
-from itm.core.files import storage_errors, write_atomic
+from itm.core.files import check_writable, write_atomic
 
-_PROBE = 1 << 20  # bytes: about what tables and page take together
+_SIZE = 1 << 20  # bytes: about what tables and page take together
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def check_writable(folder: Path, setting: str = "hydra.run.dir") -> None:
+def check_output(folder: Path) -> None:
     """Create the output folder and check that it takes a megabyte, before the work whose results it will hold.
-
-    Args:
-        folder: The output folder.
-        setting: The setting that decides it, for the message.
 
     Raises:
         StoreError: If the folder cannot be created or written.
     """
-    with storage_errors(setting, "write", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{uuid.uuid4().hex}"
-        try:
-            write_atomic(probe, bytes(_PROBE))
-        finally:
-            probe.unlink(missing_ok=True)
+    check_writable("hydra.run.dir", folder, _SIZE)
 
 
 def write_csv(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:

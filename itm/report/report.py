@@ -24,7 +24,7 @@ from itm.evaluation.difficulty import Difficulty
 from itm.evaluation.predicted_masks import MaskExamples
 from itm.extraction.candidate import Candidate
 from itm.ranking.race_result import RaceResult
-from itm.ranking.ranking import Ranking
+from itm.ranking.ranking import Entry, Ranking
 from itm.ranking.recommend import Recommendation
 from itm.report import console as tables
 from itm.report import page
@@ -107,7 +107,7 @@ class Report:
                 frame["stride"] = [model.stride for model in facts]
             frame["extraction_seconds"] = [model.seconds for model in facts]
             if self.truth:
-                places = {model: 1 + sum(b > a for b in self.truth.values()) for model, a in self.truth.items()}
+                places = pd.Series(self.truth).rank(ascending=False, method="min")
                 frame["true_accuracy"] = [self.truth.get(model, math.nan) for model in ranking.order]
                 frame["true_rank"] = pd.array([places.get(model) for model in ranking.order], dtype="Int64")
             frames.append(frame)
@@ -211,12 +211,12 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the decision, the table of scores, the comparison with the truth and what failed."""
-        facts, chances = (self.candidates, self._title()), self.recommendation.probabilities
+        chances, models, title = self.recommendation.probabilities, self.candidates, self._title()
         if len(self.rankings) == 1:
-            shown = tables.ranking_tables(self.rankings[0], chances, *facts, self.truth, console.width)
+            shown = tables.ranking_tables(self.rankings[0], chances, models, title, self.truth, console.width)
         else:
             taus = agreement(self.rankings)[self.rankings[0].name]
-            shown = tables.scores_tables(self.rankings, chances, *facts, taus, self.truth, console.width)
+            shown = tables.scores_tables(self.rankings, chances, models, title, taus, self.truth, console.width)
         for table in shown:
             console.print(table)
         for sentence in self.all_warnings():
@@ -236,7 +236,7 @@ class Report:
 
 
 def _null_for_nan(value: Any) -> Any:
-    """The same values with None in place of every number that JSON cannot write."""
+    """Return the values with None in place of every number that JSON cannot write."""
     if isinstance(value, Mapping):
         return {key: _null_for_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -251,16 +251,17 @@ def _ranking_dict(ranking: Ranking) -> dict[str, Any]:
     return {
         "scorer": ranking.name,
         "settings": {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)},
-        "entries": [
-            {
-                "rank": place,
-                "model": entry.model,
-                "score": entry.score,
-                "std": entry.std,
-                "seconds": entry.seconds,
-                "runs": [{"score": run.value, "seconds": run.seconds, **run.details} for run in entry.runs],
-            }
-            for place, entry in enumerate(ranking.entries, 1)
-        ],
+        "entries": [_entry_dict(place, entry) for place, entry in enumerate(ranking.entries, 1)],
         "failed": dict(ranking.failed),
+    }
+
+
+def _entry_dict(place: int, entry: Entry) -> dict[str, Any]:
+    return {
+        "rank": place,
+        "model": entry.model,
+        "score": entry.score,
+        "std": entry.std,
+        "seconds": entry.seconds,
+        "runs": [{"score": run.value, "seconds": run.seconds, **run.details} for run in entry.runs],
     }

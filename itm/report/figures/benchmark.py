@@ -16,7 +16,7 @@ from itm.report.figures.style import COLOURS, MARKERS, STYLE, axis_label, blank,
 
 
 def benchmark_dots(table: pd.DataFrame, title: str | None = None, chance: float | None = None) -> Figure:
-    """A row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
+    """Draw a row per scorer, a dot per column (dataset or statistic), the mean as a bar; best on top.
 
     Args:
         table: Result of :func:`itm.evaluation.benchmark.by_dataset`; of :func:`itm.evaluation.benchmark.benchmark`,
@@ -31,8 +31,8 @@ def benchmark_dots(table: pd.DataFrame, title: str | None = None, chance: float 
         axes.axvspan(-chance, chance, color="0.93", zorder=0, label=f"random order,\none dataset: 0 ± {chance:.2f}")
     for i, column in enumerate(columns):
         apart = 0.5 * ((i + 0.5) / len(columns) - 0.5)  # equal values stay visible
-        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.plot(table[column], places + apart, linestyle="", markersize=5, label=column, **look)
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.plot(table[column], places + apart, linestyle="", markersize=5, label=column, **style)
     if "low" in table and table["low"].notna().any():
         axes.hlines(places, table["low"], table["high"], color="0.75", linewidth=5, zorder=1, label="95 % of the mean")
     if "mean" in table:
@@ -60,7 +60,7 @@ def _datasets(table: pd.DataFrame) -> list[str]:
 
 
 def radar(table: pd.DataFrame, scorers: int = 5, title: str | None = None) -> Figure:
-    """Weighted tau of the best scorers on every dataset, a spoke per dataset (the paper's Fig. 5).
+    """Draw the weighted tau of the best scorers on every dataset, a spoke per dataset (the paper's Fig. 5).
 
     Args:
         table: Of :func:`itm.evaluation.benchmark.by_dataset`.
@@ -73,8 +73,8 @@ def radar(table: pd.DataFrame, scorers: int = 5, title: str | None = None) -> Fi
     with mpl.rc_context(STYLE):
         axes: Any = figure.add_subplot(projection="polar")
     for i, (name, row) in enumerate(table[~priors].head(scorers).iterrows()):
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-        _polygon(axes, row[datasets], label=name, **look)
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        _polygon(axes, row[datasets], label=name, **style)
     for dash, (name, row) in zip(("--", ":", "-."), table[priors].iterrows(), strict=False):
         _polygon(axes, row[datasets], label=name, color="0.4", linestyle=dash)
     axes.set_xticks(_angles(len(datasets))[:-1], datasets)
@@ -90,13 +90,13 @@ def _angles(count: int) -> np.ndarray:
     return np.linspace(0, 2 * np.pi, count + 1)
 
 
-def _polygon(axes: Any, row: pd.Series[Any], **look: Any) -> None:
+def _polygon(axes: Any, row: pd.Series[Any], **style: Any) -> None:
     values = row.to_numpy(float)
-    axes.plot(_angles(len(values)), [*values, values[0]], **look)
+    axes.plot(_angles(len(values)), [*values, values[0]], **style)
 
 
 def subset_scatter(values: pd.DataFrame, against: str, title: str | None = None) -> Figure:
-    """Weighted tau of one scorer against every other on the same sub-pools, a panel each (the paper's Fig. 3).
+    """Draw the weighted tau of one scorer against every other on the same sub-pools, a panel each (the paper's Fig. 3).
 
     Args:
         values: Of :func:`itm.evaluation.benchmark.subset_taus`.

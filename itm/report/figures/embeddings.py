@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from itm.report.figures.style import COLOURS, MARKERS, STYLE, blank, panels
+from itm.report.figures.style import COLOURS, STYLE, blank, panels, point_style
 
 _EXPLAINED = {
     "per_dim": "distance in standard deviations\nof each dimension (per_dim)",
@@ -22,7 +22,7 @@ _NAMED = 20  # classes that a legend names
 
 
 def distance_violins(clouds: Mapping[tuple[str, str], Any], data: str) -> Figure:
-    """Distributions of distances to the class mean, a panel for each standardisation, a violin for each model.
+    """Draw the distributions of distances to the class mean, a panel for each standardisation, a violin for each model.
 
     Args:
         clouds: Distances of all samples by standardisation and model.
@@ -47,7 +47,7 @@ def distance_violins(clouds: Mapping[tuple[str, str], Any], data: str) -> Figure
 
 
 def evolution_planes(table: pd.DataFrame, planes: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Held-out embeddings in the plane, a row for each model, a column for each moment, the accuracy in the corner.
+    """Draw held-out embeddings in the plane: a row for each model, a column for each moment, accuracy in the corner.
 
     Args:
         table: A row per model and moment: ``data``, ``model``, ``iteration``, ``accuracy``.
@@ -67,24 +67,21 @@ def evolution_planes(table: pd.DataFrame, planes: Mapping[tuple[str, int], tuple
         axes.set_ylabel(model, fontsize=9)
     classes = np.unique(np.concatenate([y for _, y in planes.values()]))
     if len(classes) <= _NAMED:
-        handles = [Line2D([], [], linestyle="", markersize=5, label=f"class {k}", **_look(int(k))) for k in classes]
+        handles = [
+            Line2D([], [], linestyle="", markersize=5, label=f"class {k}", **point_style(int(k))) for k in classes
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
-def _look(k: int) -> dict[str, Any]:
-    """A class by colour and marker together: no palette of ten colours is distinct for every colour vision."""
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[(k // len(COLOURS)) % len(MARKERS)]}
-
-
 def _plane(axes: Axes, points: np.ndarray, y: np.ndarray) -> None:
     for k in np.unique(y):
-        axes.plot(*points[y == k].T, linestyle="", markersize=3.5, **_look(int(k)))
+        axes.plot(*points[y == k].T, linestyle="", markersize=3.5, **point_style(int(k)))
     axes.set(xticks=[], yticks=[])
 
 
 def similarity_image(table: pd.DataFrame) -> Figure:
-    """A square table of similarities between 0 and 1 as an image with its numbers.
+    """Draw a square table of similarities between 0 and 1 as an image with its numbers.
 
     Args:
         table: Pairs as index and columns; NaN where two cannot be compared.
@@ -102,7 +99,8 @@ def similarity_image(table: pd.DataFrame) -> Figure:
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
     for (row, column), value in np.ndenumerate(values):
         shade = "white" if value > 0.6 * top else "black"
-        text = "–" if np.isnan(value) else "1" if row == column else f"{value:.3f}".removeprefix("0")
+        number = "1" if row == column else f"{value:.3f}".removeprefix("0")
+        text = "–" if np.isnan(value) else number
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=shade)
     axes.set_xticks(range(len(pairs)), pairs, rotation=90, fontsize=8)
     axes.set_yticks(range(len(pairs)), pairs, fontsize=8)

@@ -21,7 +21,7 @@ from itm.report.figures.style import STYLE, blank, legend_beside, line_styles, l
 
 
 def score_bars(ranking: Ranking) -> Figure:
-    """Scores of one ranking, best on top, with the standard deviation over seeds as whiskers.
+    """Draw the scores of one ranking, best on top, with the standard deviation over seeds as whiskers.
 
     Bars from zero, or dots where a score is below zero: the longest bar would be the worst.
     """
@@ -41,8 +41,11 @@ def score_bars(ranking: Ranking) -> Figure:
 
 
 def score_curves(ranking: Ranking) -> Figure | None:
-    """Held-out score over training iterations, a line per model with the range over seeds; None without curves."""
-    curves = {e.model: [run.details["curve"] for run in e.runs] for e in ranking.entries if "curve" in e.details}
+    """Draw the held-out score over iterations, a line per model with the range over seeds; None without curves."""
+    curves = {}
+    for entry in ranking.entries:
+        if "curve" in entry.details:
+            curves[entry.model] = [run.details["curve"] for run in entry.runs]
     if not curves:
         return None
     figure, (axes,) = panels(1, 6.4, 3.4)
@@ -58,14 +61,15 @@ def score_curves(ranking: Ranking) -> Figure | None:
 
 
 def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Figure:
-    """Score against true accuracy, a panel per scorer; models are named at the right-hand end of each row.
+    """Draw scores against true accuracy, a panel per scorer; models are named at the right-hand end of each row.
 
     Args:
         rankings: The first six are drawn, with the standard deviation over seeds as whiskers.
         truth: Accuracy after fine-tuning by model, percent; models without one are left out.
     """
     drawn = rankings[:6]
-    models = sorted((m for m in truth if any(m in r.scores for r in drawn)), key=lambda m: truth[m])
+    scored = {model for ranking in drawn for model in ranking.order}
+    models = sorted(scored & set(truth), key=lambda model: (truth[model], model))
     styles = line_styles(models)
     columns = {4: 2}.get(len(drawn), min(3, len(drawn)))
     rows, inside = math.ceil(len(drawn) / columns), max(2.2, 0.16 * len(models))  # a line of small print per model
@@ -77,8 +81,8 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
             row, column = divmod(place, columns)
             axes = figure.add_subplot(grid[row, column])
             for entry in (entry for entry in ranking.entries if entry.model in styles):
-                look = styles[entry.model]
-                axes.errorbar(entry.score, truth[entry.model], xerr=entry.std, capsize=2, markersize=5, **look)
+                style = styles[entry.model]
+                axes.errorbar(entry.score, truth[entry.model], xerr=entry.std, capsize=2, markersize=5, **style)
             seeds = max(len(entry.runs) for entry in ranking.entries)
             axes.set_xlabel(f"{ranking.name} score" + (f"\nmean ± std of {seeds} seeds" if seeds > 1 else ""))
             axes.set_ylim(truth[models[0]] - margin, truth[models[-1]] + margin)
@@ -94,7 +98,7 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
 
 
 def score_against_size(ranking: Ranking, sizes: Mapping[str, float], most: int = 40) -> Figure | None:
-    """Score against the number of parameters, each model named at the right-hand end; None without a score.
+    """Draw scores against the number of parameters, each model named at the right-hand end; None without a score.
 
     A line joins the Pareto front: the models that no smaller model beats.
 
@@ -147,7 +151,7 @@ def pareto_front(models: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def class_bars(difficulty: Difficulty | None, most: int = 20) -> Figure | None:
-    """Held-out accuracy of the hardest classes, hardest on top; None where it is not known.
+    """Draw the held-out accuracy of the hardest classes, hardest on top; None where it is not known.
 
     Args:
         difficulty: Accuracy by class of a linear probe.
@@ -175,7 +179,7 @@ def shortened(name: str, most: int = 36) -> str:
 def _name_rows(
     panel: Axes, axes: Axes, places: Mapping[str, float], styles: Mapping[str, dict[str, Any]], inside: float
 ) -> None:
-    """Marker and name of each model beside a panel, ascending, moved apart as little as need be; ``inside``: inches."""
+    """Put marker and name of each model beside a panel of ``inside`` inches, moved apart as little as need be."""
     low, high = panel.get_ylim()
     axes.set_ylim(low, high)
     axes.set_axis_off()

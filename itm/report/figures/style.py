@@ -45,27 +45,29 @@ WORDS = {
 
 
 def axis_label(column: str) -> str:
-    """The name of a column as a reader sees it."""
+    """Return the name of a column as a reader sees it."""
     return WORDS.get(column, column)
 
 
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker by name: the same in every figure of the same names, and none twice for up to 35 names."""
-    return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
-        for i, name in enumerate(sorted(names))
-    }
+    """Return a colour and a marker by name: the same in every figure of the same names, and distinct for 35 names."""
+    return {name: point_style(place) for place, name in enumerate(sorted(names))}
+
+
+def point_style(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of a number: no palette of ten colours is distinct for every colour vision."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
 
 
 def panels(count: int, width: float, height: float, title: str | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with some axes side by side, all in the style."""
+    """Return a figure with some axes side by side, all in the style."""
     figure = blank(width, height, title)
     with mpl.rc_context(STYLE):
         return figure, [figure.add_subplot(1, count, place) for place in range(1, count + 1)]
 
 
 def blank(width: float, height: float, title: str | None = None) -> Figure:
-    """Empty figure of the given size in inches."""
+    """Return an empty figure of the given size in inches."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         if title:
@@ -74,12 +76,12 @@ def blank(width: float, height: float, title: str | None = None) -> Figure:
 
 
 def legend_beside(axes: Axes, **settings: Any) -> None:
-    """The legend to the right of the axes, where it hides nothing."""
+    """Put the legend to the right of the axes, where it hides nothing."""
     axes.legend(**{"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "fontsize": 8, **settings})
 
 
 def logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers at the powers of ten; where it spans few, at 2 and 5 times them, too."""
+    """Make an axis logarithmic, with numbers at the powers of ten; where it spans few, also at 2 and 5 times these."""
     axes.set(**{f"{direction}scale": "log"})
     axis = axes.xaxis if direction == "x" else axes.yaxis
     low, high = axes.get_xlim() if direction == "x" else axes.get_ylim()

@@ -113,7 +113,7 @@ def sweep_dots(
 def sweep_spread(
     frame: pd.DataFrame, x: str, line: str | None, values: Sequence[str], title: str | None = None
 ) -> Figure:
-    """How far a setting that should not matter moves each model: its values, their mean and standard deviation.
+    """Draw how far a setting that should not matter moves each model: values, mean and standard deviation.
 
     Args:
         frame: As in :func:`sweep_lines`.
@@ -128,10 +128,11 @@ def sweep_spread(
         groups = [frame.loc[frame["model"] == model, value] for model in models]
         for place, group in enumerate(groups):
             steps = place + 0.6 * ((pd.RangeIndex(len(group)) + 0.5) / len(group) - 0.5)
-            panel.plot(group, steps, "o", color=COLOURS[0], alpha=0.6, markersize=5, label="_" * bool(place) + f"a {x}")
+            label = f"a {x}" if place == 0 else None  # one entry of the legend for all models
+            panel.plot(group, steps, "o", color=COLOURS[0], alpha=0.6, markersize=5, label=label)
         means, spreads = [group.mean() for group in groups], [group.std() for group in groups]
-        look: dict[str, Any] = {"color": "black", "elinewidth": 1.5, "label": "mean ± std"}
-        panel.errorbar(means, range(len(models)), xerr=spreads, fmt="|", markersize=12, **look)
+        style: dict[str, Any] = {"color": "black", "elinewidth": 1.5, "label": "mean ± std"}
+        panel.errorbar(means, range(len(models)), xerr=spreads, fmt="|", markersize=12, **style)
         _rows_of_models(panel, models, named=panel is axes[0])
         panel.set_xlabel(_name_of(frame, value))
     legend_beside(axes[-1])
@@ -161,5 +162,5 @@ def _name_of(frame: pd.DataFrame, value: str) -> str:
     scorers: list[str] = list(frame["scorer"].unique()) if "scorer" in frame else []
     name = axis_label(value)
     if value == "score" and len(scorers) == 1:
-        name = f"{scorers[0]} score" + ", held-out accuracy" * (scorers[0] == "itm")
+        name = "itm score, held-out accuracy" if scorers[0] == "itm" else f"{scorers[0]} score"
     return f"{name}\n(mean ± std over seeds)" if _spread_known(frame, value) else name
