@@ -15,7 +15,7 @@ from PIL import Image
 from itm.core.errors import DataError
 from itm.data import decode as images
 from itm.data.decode import as_rgb, decode
-from itm.data.files import content, display
+from itm.data.files import content_digest, display
 
 RED = (255, 0, 0)
 WHITE = (255, 255, 255)
@@ -230,7 +230,7 @@ def test_pipes_devices_and_sockets_are_not_read(tmp_path: Path) -> None:
         for name in ("pipe.jpg", "device.jpg", "socket.jpg"):
             with pytest.raises(DataError, match=rf"{name}: .*not a regular file"):
                 decode(tmp_path / name)
-            assert content(tmp_path / name) == b"unreadable"
+            assert content_digest(tmp_path / name) == b"unreadable"
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -143,7 +143,7 @@ def frame_tables(text: pd.DataFrame, title: str, width: int, left: Collection[in
 
 
 def _width(header: str, cells: Iterable[str]) -> int:
-    """Characters of a column with its gap: its longest cell, or the longest word of its header, which may wrap."""
+    """Return the width of a column with its gap: its longest cell or the longest word of its header, which may wrap."""
     words = [cell_len(word) for word in printable(header, keep="\n").split()]
     return min(_WIDEST, max([*words, *(cell_len(printable(text)) for text in cells), 1])) + _GAP
 

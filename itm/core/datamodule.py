@@ -48,7 +48,7 @@ class TransferData(LightningDataModule):
         evaluate_every: int = 100,
         transform: Transform = unchanged,
     ) -> TransferData:
-        """Batches of cached features for ``S`` seeds at once, ``x [S, B, D]`` and ``y [S, B]``.
+        """Return batches of cached features for ``S`` seeds at once, ``x [S, B, D]`` and ``y [S, B]``.
 
         One item of a loader is a chunk, an iterator over batches (:class:`itm.core.batches.BatchChunks`): a step on
         features takes about as long as a Trainer's bookkeeping for its batch. The held-out rows are shuffled once, so
@@ -92,7 +92,7 @@ class TransferData(LightningDataModule):
         pin: bool = False,
         seed: int = 0,
     ) -> TransferData:
-        """Batches of images, decoded and transformed on demand, ``[B, 3, H, W]`` and ``[B]``.
+        """Return batches of images, decoded and transformed on demand, ``[B, 3, H, W]`` and ``[B]``.
 
         An incomplete last batch of the training part is left out, unless it is the only one.
 

@@ -82,6 +82,6 @@ def _check_cuda(device: str, number: str, precision: str, accelerator: str, pref
 
 
 def _oldest_supported() -> tuple[int, int]:
-    """The lowest compute capability that this build of torch has kernels for, ``sm_75`` being (7, 5)."""
+    """Return the lowest compute capability that this build of torch has kernels for, ``sm_75`` being (7, 5)."""
     numbers = [int(re.sub(r"\D", "", word)) for word in torch.cuda.get_arch_list()]  # sm_90a, compute_120
     return divmod(min(numbers, default=0), 10)

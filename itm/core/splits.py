@@ -131,7 +131,7 @@ def _draw(y: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _apportion(counts: Tensor, total: int, least: Tensor, most: Tensor, generator: torch.Generator) -> Tensor:
-    """Whole numbers between ``least`` and ``most`` that add up to ``total``, near ``total * counts / sum(counts)``."""
+    """Return numbers from ``least`` to ``most`` that add up to ``total``, near ``total * counts / sum(counts)``."""
     quota = total * counts.double() / counts.sum()
     shares = quota.floor().long().clamp(least, most)
     while missing := total - int(shares.sum()):
@@ -182,7 +182,7 @@ def _hold_groups(y: Tensor, groups: Tensor, size: int, generator: torch.Generato
 
 
 def _class_counts(y: Tensor, members: Tensor) -> list[dict[int, int]]:
-    """Rows by dense class, for each group."""
+    """Count the rows of each group by dense class."""
     dense = torch.unique(y, return_inverse=True)[1]
     num_classes = int(dense.max()) + 1
     cells, counts = torch.unique(members * num_classes + dense, return_counts=True)
@@ -193,6 +193,6 @@ def _class_counts(y: Tensor, members: Tensor) -> list[dict[int, int]]:
 
 
 def _spare_group(tables: list[dict[int, int]], totals: list[int]) -> int:
-    """The smallest group, of those that no class depends on where there is one."""
+    """Return the smallest group, of those that no class depends on where there is one."""
     needed = [any(n == totals[c] for c, n in table.items()) for table in tables]
     return min(range(len(tables)), key=lambda group: (needed[group], sum(tables[group].values()), group))

@@ -1,4 +1,4 @@
-"""Image files on disk: which endings and formats are read, printable names and content digests."""
+"""Image files on disk: which endings and formats are read, names of paths as text and content digests."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def formats() -> tuple[str, ...]:
 
 def display(path: Path) -> str:
     """Return the path as printable text; bytes that are not UTF-8 appear as hexadecimal numbers."""
-    return printable(os.fspath(path))
+    return path_text(os.fspath(path))
 
 
-def printable(text: str) -> str:
+def path_text(text: str) -> str:
     """Return a text of a path in which bytes that are not UTF-8 appear as hexadecimal numbers."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
@@ -100,7 +100,7 @@ def check_size(width: int, height: int, part: int = 1) -> None:
         )
 
 
-def content(path: Path) -> bytes:
+def content_digest(path: Path) -> bytes:
     """Return the sha256 of a file's bytes; ``b"unreadable"`` where they cannot be read, which decoding then reports."""
     try:
         check_regular(path)

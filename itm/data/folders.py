@@ -129,7 +129,7 @@ def seeded_part(listing: Listing, split: str, seed: int, train_fraction: float =
 
 
 def _is_split(root: Path, train: Path) -> bool:
-    """Whether a training folder without a held-out one beside it is a split, not a class of trains.
+    """Return whether a training folder without a held-out one beside it is a split, not a class of trains.
 
     Raises:
         DataError: If it looks as a split does, and other folders lie beside it.
@@ -147,7 +147,7 @@ def _is_split(root: Path, train: Path) -> bool:
 
 
 def _held_out(splits: Splits, classes: Sequence[str]) -> _Classes | None:
-    """Images of the first held-out folder with labels; None if their images have none.
+    """Return the images of the first held-out folder with labels; None if their images have none.
 
     Raises:
         DataError: If a held-out class is unknown, or no held-out folder holds an image.
@@ -210,7 +210,7 @@ def _one_class(root: Path, name: str) -> DataError:
 
 
 def _label_files(folder: Path) -> str:
-    """Advice on a file of labels beside the images, or an empty text."""
+    """Return advice on a file of labels beside the images, or an empty text."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _LABEL_FILES)
     table = next((path for path in found if path.suffix.lower() in _TABLES), None)
     if table is not None:

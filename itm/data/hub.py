@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from itm.core.errors import DataError, unknown
-from itm.data.files import display, printable, quoted
+from itm.data.files import display, path_text, quoted
 from itm.data.items import DatasetImage, Item, Picture, as_picture
 from itm.data.labelled import Labelled, as_label
 from itm.data.layout import HELD_OUT, TRAIN
@@ -47,7 +47,7 @@ def read_hub(data: str, config: str | None, given: ColumnSettings) -> Labelled:
         DataError: If the package ``datasets`` is missing, or the dataset is not there or cannot be read.
         SettingError: If a column does not exist.
     """
-    source, name = f"data={printable(data)}", data.removeprefix(PREFIX)
+    source, name = f"data={path_text(data)}", data.removeprefix(PREFIX)
     try:
         import datasets  # an optional extra, which takes seconds
     except ModuleNotFoundError as error:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from itm.core.errors import DataError
-from itm.data.files import UNREADABLE, content, display
+from itm.data.files import UNREADABLE, content_digest, display
 from itm.data.stored import Stored, holds_wide
 
 Picture = Path | bytes | Image.Image | Stored
@@ -111,11 +111,11 @@ def digests(items: tuple[Item, ...]) -> Iterator[bytes]:
 
 def _digest(item: Item) -> bytes:
     if isinstance(item, Path):
-        return content(item)
+        return content_digest(item)
     try:
         found = fetch(item)
         if isinstance(found, Path):
-            return content(found)
+            return content_digest(found)
         if isinstance(found, bytes):
             return hashlib.sha256(found).digest()
         return _pixel_digest(found)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from itm.core.errors import DataError
-from itm.data.files import check_regular, check_size, content, display, formats, quoted
+from itm.data.files import check_regular, check_size, content_digest, display, formats, quoted
 
 IGNORE = 255
 """Class of pixels that neither train nor count."""
@@ -81,7 +81,7 @@ class Masks:
         if isinstance(self.items, np.ndarray):
             return tuple(hashlib.sha256(item.tobytes()).digest() for item in self.items)
         with ThreadPoolExecutor() as pool:
-            return tuple(pool.map(content, self.items))
+            return tuple(pool.map(content_digest, self.items))
 
     @cached_property
     def fingerprint(self) -> bytes:

@@ -14,7 +14,7 @@ import pandas as pd
 from itm.core.errors import DataError, SettingError, unknown
 from itm.core.settings import OnError
 from itm.data.catalog import CATALOG, CATALOG_PREFIX
-from itm.data.files import display, printable
+from itm.data.files import display, path_text
 from itm.data.folders import Listing, read_folder
 from itm.data.hub import PREFIX, is_dataset, is_saved, read_dataset, read_hub
 from itm.data.mask_folders import has_masks, read_mask_folder
@@ -121,11 +121,11 @@ def _check_use(name: str, reading: Reading, *, columns: bool, config: bool) -> N
     """Refuse settings that the data do not use."""
     if not columns and reading.columns != ColumnSettings():
         raise SettingError(
-            f"data.columns: data={printable(name)} has no columns; they are for CSV, Parquet and data=hf:name."
+            f"data.columns: data={path_text(name)} has no columns; they are for CSV, Parquet and data=hf:name."
         )
     if not config and reading.config is not None:
         raise SettingError(
-            f"data.config={reading.config}: data={printable(name)} has no configurations; they are for data=hf:name."
+            f"data.config={reading.config}: data={path_text(name)} has no configurations; they are for data=hf:name."
         )
 
 
@@ -162,7 +162,7 @@ def _from_catalogue(name: str, folder: Path | None, reading: Reading) -> Source:
 
 
 def _not_found(name: str) -> SettingError | DataError:
-    shown = printable(name)
+    shown = path_text(name)
     if os.path.lexists(name.replace("\0", "")) and name:
         return DataError(
             f"data={shown}: this is a file; expected a folder with one folder of images per class, or a table of "

@@ -66,7 +66,7 @@ def read(source: Path | bytes, bands: Sequence[int] | None = None) -> Image.Imag
 
     Raises:
         DataError: If the image is too large, or lacks a band, or has bands and none were picked.
-        Exception: Whatever a decoder raises for a damaged file.
+        Exception: Any that a decoder raises for a damaged file.
     """
     try:
         return _read(BytesIO(source) if isinstance(source, bytes) else source, source, bands)
@@ -81,7 +81,7 @@ def read(source: Path | bytes, bands: Sequence[int] | None = None) -> Image.Imag
 
 
 def is_wide(source: Path | bytes) -> bool:
-    """Whether a file's header announces values wider than 8 bits, or bands that Pillow does not know."""
+    """Return whether a file's header announces values wider than 8 bits, or bands that Pillow does not know."""
     if isinstance(source, Path) and source.suffix.lower() in _NEVER_WIDE:
         return False
     try:
@@ -96,7 +96,7 @@ def is_wide(source: Path | bytes) -> bool:
 
 
 def holds_wide(image: Image.Image) -> bool:
-    """Whether an image is grey with values wider than 8 bits."""
+    """Return whether an image is grey with values wider than 8 bits."""
     return image.mode.startswith(("I", "F"))
 
 
@@ -125,7 +125,7 @@ def _read(stream: Path | BytesIO, source: Path | bytes, bands: Sequence[int] | N
 
 
 def _beyond_pillow(image: ImageFile.ImageFile, bands: Sequence[int] | None) -> bool:
-    """Whether Pillow shows fewer bands of a TIFF than are picked, or lacks a decoder for its layout."""
+    """Return whether Pillow shows fewer bands of a TIFF than are picked, or lacks a decoder for its layout."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     if image.format != "TIFF":
         return False

@@ -30,7 +30,7 @@ _MOST_BYTES = 1 << 28  # of the decoded image with all its bands
 
 
 def is_tiff(source: Path | bytes) -> bool:
-    """Whether a file begins as a TIFF does."""
+    """Return whether a file begins as a TIFF does."""
     with opened(source) as file:
         return file.read(4) in _MAGIC
 
@@ -51,7 +51,7 @@ def read_tiff(
     Raises:
         DataError: If the page is too large, is not a picture of real numbers, lacks a band, or has several bands of
             which none were picked.
-        Exception: Whatever the decoder raises for a damaged file.
+        Exception: Any that the decoder raises for a damaged file.
     """
     import tifffile  # only for the files that Pillow cannot read
 

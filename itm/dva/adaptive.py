@@ -15,7 +15,7 @@ _ROWS = 512
 
 
 def class_distance(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -> float:
-    """Mean distance of standardised features to the mean of their class, dis_φ (appendix A.7).
+    """Return the mean distance of standardised features to the mean of their class, dis_φ (appendix A.7).
 
     Args:
         x: Features, float, ``[N, D]``.
@@ -34,7 +34,7 @@ def class_distance(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -
 
 
 def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") -> Tensor:
-    """The distances ``[N]`` of which :func:`class_distance` is the mean; arguments and errors are the same."""
+    """Return the distances ``[N]`` of which :func:`class_distance` is the mean; arguments and errors are the same."""
     if standardize not in get_args(Standardize):
         raise unknown("standardize", standardize, get_args(Standardize))
     counts = torch.bincount(y)
@@ -55,7 +55,7 @@ def class_distances(x: Tensor, y: Tensor, standardize: Standardize = "per_dim") 
 
 
 def adaptive_steps(distance: float, eta: float = 0.01, n_b: int = 20, reference: float = 1.0) -> int:
-    """Number of inner steps, ``n = ceil(log_{1-eta}(reference / distance)) + n_b`` (eq. 9).
+    """Return the number of inner steps, ``n = ceil(log_{1-eta}(reference / distance)) + n_b`` (eq. 9).
 
     Args:
         distance: dis_φ of :func:`class_distance`; 0 gives the fewest steps.

@@ -24,7 +24,7 @@ _LIMIT = 16.0  # largest m·λ of a polynomial: beyond it the powers cancel, and
 def closed_form(
     theta: Tensor, target: Tensor, eta: float | Tensor, n: int | Sequence[int], onto: Tensor | None = None
 ) -> Tensor:
-    """``(I − ηC)ⁿ(Θ − Ê) + Ê`` with ``C = ΘΘᵀ/B`` (Algorithm 2, line 5), on the smaller of the two sides.
+    """Return ``(I − ηC)ⁿ(Θ − Ê) + Ê`` with ``C = ΘΘᵀ/B`` (Algorithm 2, line 5), on the smaller of the two sides.
 
     A leading axis of ``S`` independent problems, such as seeds, may precede the shapes below.
 
@@ -55,9 +55,9 @@ def closed_form(
 
 
 def geometric_sum(k: Tensor, n: int | Sequence[int]) -> Tensor:
-    """``S_n = Σ_{i<n} (I − K)ⁱ`` of symmetric ``K [S, q, q]`` to rounding, in O(log n) products; ``n`` may vary with K.
+    """Return ``S_n = Σ_{i<n} (I − K)ⁱ`` of symmetric ``K [S, q, q]`` to rounding, in O(log n) products.
 
-    The sum grows without bound in ``n`` where an eigenvalue of ``K`` lies above 2.
+    Each ``K`` may have its own ``n``. The sum grows without bound in ``n`` where an eigenvalue of ``K`` lies above 2.
     """
     counts, fixed = [n] * len(k) if isinstance(n, int) else list(n), k.detach()
     # λ_max <= ‖K²‖_F^½ <= λ_max·q^¼
@@ -83,7 +83,7 @@ def geometric_sum(k: Tensor, n: int | Sequence[int]) -> Tensor:
 
 
 def _polynomials(k: Tensor, terms: tuple[int, ...], reach: float, count: int) -> list[Tensor]:
-    """``S_m(K)`` and, with a ``count`` of 2, ``(I − K)ᵐ`` as polynomials in ``Y = 2m·K/reach − I``.
+    """Return ``S_m(K)`` and, with a ``count`` of 2, ``(I − K)ᵐ`` as polynomials in ``Y = 2m·K/reach − I``.
 
     The spectrum of ``Y`` lies in [−1, 1], where powers do not cancel. By the rule of Paterson and Stockmeyer (1973),
     cubics ``B_j(Y)`` are joined in Horner's steps ``V_j = B_j + Y⁴·V_{j+1}``.
@@ -104,7 +104,7 @@ def _polynomials(k: Tensor, terms: tuple[int, ...], reach: float, count: int) ->
 
 @lru_cache(maxsize=256)
 def _coefficients(terms: tuple[int, ...], reach: float, count: int, dtype: torch.dtype, device: torch.device) -> Any:
-    """Factors ``2m/reach`` of ``Y [S, 1, 1]`` and coefficients by power of ``Y [S, rows, 4]``, cut at rounding."""
+    """Return factors ``2m/reach`` of ``Y [S, 1, 1]`` and coefficients by power ``[S, rows, 4]``, cut at rounding."""
     series = []
     for m in terms:
         degree = min(m, _MAX_DEGREE)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def cross_entropy_steps(theta: Tensor, y: Tensor, u: Tensor, eta: float, n: int) -> Tensor:
-    """``n`` steps of ``E⁽ᵏ⁺¹⁾ = E⁽ᵏ⁾ − ηC·(softmax(E⁽ᵏ⁾Uᵀ) − onehot(y))·U`` from ``Θ``, with ``C = ΘΘᵀ/B``.
+    """Take ``n`` steps of ``E⁽ᵏ⁺¹⁾ = E⁽ᵏ⁾ − ηC·(softmax(E⁽ᵏ⁾Uᵀ) − onehot(y))·U`` from ``Θ``, with ``C = ΘΘᵀ/B``.
 
     Args:
         theta: Conditioned embeddings ``Θ``, float, ``[B, p]``.
@@ -77,5 +77,5 @@ class _CrossEntropySteps(torch.autograd.Function):
 
 
 def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
-    """``Σ_k A_kᵀ·B_k`` as one product, ``[n, C, R]`` and ``[n, C, S]`` to ``[R, S]``."""
+    """Return ``Σ_k A_kᵀ·B_k`` as one product, ``[n, C, R]`` and ``[n, C, S]`` to ``[R, S]``."""
     return a.flatten(0, 1).T @ b.flatten(0, 1)

@@ -33,7 +33,7 @@ def pseudo_centers(
     std: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Pseudo-cluster centers: the point that each class's embeddings move to (section 3.3 and appendix A.8).
+    """Make the pseudo-cluster centers, to which the embeddings of each class move (section 3.3 and appendix A.8).
 
     The rows are orthonormal, then shifted to ``center * std + mean``. How ``"random"``, ``"pca"`` and ``"laplacian"``
     draw them is our reading; the paper settles on ``"onehot"``.
@@ -79,7 +79,7 @@ def pseudo_centers(
 
 
 def largest_eigenvalue(theta: Tensor) -> float:
-    """Largest eigenvalue of ``C = ΘΘᵀ/B`` (eq. 5), computed on the smaller side, without gradient.
+    """Return the largest eigenvalue of ``C = ΘΘᵀ/B`` (eq. 5), computed on the smaller side, without gradient.
 
     Inner steps contract while ``η·λ_max <= 2`` and diverge beyond.
 
@@ -107,7 +107,7 @@ def evolve(
     logit_centers: Tensor | None = None,
     onto: Tensor | None = None,
 ) -> Tensor:
-    """Embeddings after ``n`` simulated fine-tuning steps (Algorithm 2); differentiable in ``theta`` and ``centers``.
+    """Evolve embeddings by ``n`` simulated fine-tuning steps (Algorithm 2), differentiable in ``theta`` and centers.
 
     With the MSE loss ``E⁽ⁿ⁾ = (I − ηC)ⁿ(Θ − Ê) + Ê`` (Algorithm 2, line 5) in O(log n) products on the smaller of the
     two sides. MAE and CE have no closed power and take ``n`` explicit steps (Table 2):
@@ -162,7 +162,7 @@ def evolve_unrolled(
     generator: torch.Generator | None = None,
     logit_centers: Tensor | None = None,
 ) -> Tensor:
-    """Embeddings after really training the inner map ``W_g`` for ``M`` steps (Algorithm 1's inner loop).
+    """Evolve embeddings by really training the inner map ``W_g`` for ``M`` steps (Algorithm 1's inner loop).
 
     ``W_g ← W_g − (η/B)·Θᵀ(ΘW_g − Ê)`` for the MSE loss; gradients flow through every step. From the identity and with
     ``M = n`` this equals :func:`evolve` in value and gradient; a random start is the paper's text.
@@ -217,17 +217,17 @@ def _check_inner(eta: float, steps: int, loss: Loss) -> None:
 
 
 def _gram(theta: Tensor) -> Tensor:
-    """The smaller of ``ΘᵀΘ/B`` and ``ΘΘᵀ/B``; both have the same non-zero spectrum."""
+    """Return the smaller of ``ΘᵀΘ/B`` and ``ΘΘᵀ/B``; both have the same non-zero spectrum."""
     batch, p = theta.shape
     return (theta.T @ theta if p <= batch else theta @ theta.T) / batch
 
 
 def _apply_c(theta: Tensor, slope: Tensor) -> Tensor:
-    """``C @ slope`` without forming the B x B matrix when ``p < B``."""
+    """Return ``C @ slope`` without forming the B x B matrix when ``p < B``."""
     batch, p = theta.shape
     return (theta @ (theta.T @ slope) if p <= batch else (theta @ theta.T) @ slope) / batch
 
 
 def _ce_slope(evolved: Tensor, y: Tensor, u: Tensor) -> Tensor:
-    """Derivative of the cross-entropy of ``softmax(E Uᵀ)`` against ``y``, per row, with respect to ``E``."""
+    """Return the derivative of the cross-entropy of ``softmax(E Uᵀ)`` against ``y``, per row, with respect to ``E``."""
     return torch.softmax(evolved @ u.T, dim=1) @ u - u[y]

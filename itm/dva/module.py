@@ -127,18 +127,18 @@ class ITMModule(L.LightningModule):
         return self.map.mT
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Class logits ``[S, B, C]`` of features ``[S, B, D]``, evolved towards the classes ``y [S, B]`` if given."""
+        """Return class logits ``[S, B, C]`` of features ``[S, B, D]``, evolved towards the classes ``y`` if given."""
         theta = self.embed(x)
         if y is None:
             return self.classify(theta)
         return self.evolve(theta, y, self.head) + self.head_bias[:, None]
 
     def embed(self, x: Tensor) -> Tensor:
-        """Conditioned embeddings ``Θ = E W_z``, ``[S, B, p]``, of features ``[S, B, D]``."""
+        """Return conditioned embeddings ``Θ = E W_z``, ``[S, B, p]``, of features ``[S, B, D]``."""
         return torch.bmm(self.map, x.mT).mT
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Class logits ``[S, B, C]`` of embeddings ``[S, B, p]``."""
+        """Return class logits ``[S, B, C]`` of embeddings ``[S, B, p]``."""
         return torch.baddbmm(self.head_bias[..., None], self.head, embeddings.mT).mT
 
     def evolve(self, theta: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
@@ -209,7 +209,7 @@ class ITMModule(L.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on ``W_z`` and the head, in one fused kernel."""
+        """Return AdamW on ``W_z`` and the head, in one fused kernel."""
         return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
     def _evolve_one(self, s: int, theta: Tensor, y: Tensor, eta: float) -> Tensor:
@@ -223,7 +223,7 @@ class ITMModule(L.LightningModule):
         return evolve_unrolled(theta, y, self.centers[s], init=init, generator=generator, **settings)
 
     def _stable_etas(self, theta: Tensor) -> list[float]:
-        """Inner learning rate of each seed for one batch, lowered where the evolution would diverge."""
+        """Return the inner learning rate of each seed for one batch, lowered where the evolution would diverge."""
         if self.stability == "off":
             return [self.eta] * len(self.seeds)
         # λ_max(C) <= trace(C): the cheap bound settles most batches without an eigenvalue

@@ -14,7 +14,7 @@ Scaling = Literal["unit", "none", "l2", "standardize"]
 
 
 def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tensor:
-    """Features as they enter the map ``f``; the paper is silent, so all four are our reading.
+    """Scale features as they enter the map ``f``; the paper is silent, so all four are our reading.
 
     Args:
         x: Features, float, ``[N, D]``.

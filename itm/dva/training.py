@@ -50,7 +50,7 @@ def fit(module: ITMModule, data: TransferData, *, accelerator: str = "cpu") -> l
 
 @contextmanager
 def _few_threads(products: int) -> Iterator[None]:
-    """One thread where a step is too small to share: threads then wait for each other longer than they compute."""
+    """Use one thread where a step is too small to share: threads would wait for each other longer than they compute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if products < _WORTH_SHARING else threads)
     try:

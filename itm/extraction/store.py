@@ -110,7 +110,7 @@ class Shard:
         return f"{self.start:08d}-{self.sha256[:16]}.safetensors"
 
     def is_complete(self) -> bool:
-        """Whether each image of the range has its rows, in order, or a reason why it has none."""
+        """Return whether each image of the range has its rows, in order, or a reason why it has none."""
         images = [index for index in range(self.start, self.stop) if index not in self.skipped]
         present = torch.unique_consecutive(self.indices).tolist()
         return present == images and len(self.features) == len(self.labels) == len(self.indices)
@@ -129,11 +129,11 @@ class FeatureStore:
         self.shard_size = shard_size
 
     def spans(self, total: int) -> list[tuple[int, int]]:
-        """The ranges ``start, stop`` of the shards of a dataset of ``total`` images."""
+        """Return the ranges ``start, stop`` of the shards of a dataset of ``total`` images."""
         return [(start, min(start + self.shard_size, total)) for start in range(0, total, self.shard_size)]
 
     def folder(self, key: FeatureKey) -> Path:
-        """Where the features of a key are, or will be: an existing one is found under any names."""
+        """Return the folder of a key's features; an existing one is found under any names."""
         return min(self.root.glob(f"*{key.digest[:16]}"), default=self.root / key.folder)
 
     def read(self, key: FeatureKey, total: int) -> dict[int, Shard]:
@@ -281,7 +281,7 @@ class FeatureStore:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: eight bytes give the length of a JSON header that holds it."""
+    """Return the metadata of a safetensors file: eight bytes give the length of a JSON header that holds it."""
     length = int.from_bytes(content[:8], "little")
     metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     return metadata

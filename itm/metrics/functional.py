@@ -66,7 +66,7 @@ def finite(name: str, values: Any) -> Array:
 
 
 def weighted_kendall_tau(truth: Array, scores: Array, definition: Definition = "scipy") -> Array:
-    """Weighted Kendall's tau of each row, see :func:`itm.metrics.single.weighted_kendall_tau`."""
+    """Return weighted Kendall's tau of each row, see :func:`itm.metrics.single.weighted_kendall_tau`."""
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     t, s = _signs(truth), _signs(scores)
@@ -78,7 +78,7 @@ def weighted_kendall_tau(truth: Array, scores: Array, definition: Definition = "
 
 
 def _ranked_tau(first: Array, second: Array) -> Array:
-    """Vigna's tau with weights ``1/(r_i+1) + 1/(r_j+1)``, ``r`` the decreasing order by ``first``, then ``second``."""
+    """Return Vigna's tau: weights ``1/(r_i+1) + 1/(r_j+1)``, ``r`` the falling order by ``first``, then ``second``."""
     earlier = np.tri(first.shape[-1], k=-1, dtype=bool)  # copies need distinct ranks; their order does not matter
     ahead = (first < 0) | ((first == 0) & ((second < 0) | ((second == 0) & earlier)))
     weight = 1 / (ahead.sum(-1) + 1)
@@ -90,31 +90,31 @@ def _ranked_tau(first: Array, second: Array) -> Array:
 
 
 def kendall_tau(truth: Array, scores: Array) -> Array:
-    """Kendall's tau-b of each row."""
+    """Return Kendall's tau-b of each row."""
     t, s = _signs(truth), _signs(scores)
     untied = np.abs(t).sum((-1, -2)) * np.abs(s).sum((-1, -2))
     return _ratio((t * s).sum((-1, -2)), np.sqrt(untied))
 
 
 def partial_kendall_tau(truth: Array, scores: Array, prior: Array) -> Array:
-    """Kendall's partial tau of each row, see :func:`itm.metrics.single.partial_kendall_tau`."""
+    """Return Kendall's partial tau of each row, see :func:`itm.metrics.single.partial_kendall_tau`."""
     ts, tp, sp = kendall_tau(truth, scores), kendall_tau(truth, prior), kendall_tau(scores, prior)
     return _ratio(ts - tp * sp, np.sqrt((1 - tp**2) * (1 - sp**2)))
 
 
 def spearman_rho(truth: Array, scores: Array) -> Array:
-    """Spearman's rho of each row; ties share their mean rank."""
+    """Return Spearman's rho of each row; ties share their mean rank."""
     return pearson_r(_signs(truth).sum(-1), _signs(scores).sum(-1))  # twice the mean rank, centred
 
 
 def pearson_r(truth: Array, scores: Array) -> Array:
-    """Pearson's r of each row."""
+    """Return Pearson's r of each row."""
     t, s = _centred(truth), _centred(scores)
     return _ratio((t * s).sum(-1), np.linalg.norm(t, axis=-1) * np.linalg.norm(s, axis=-1))
 
 
 def recall_at_k(truth: Array, scores: Array, k: int = 3) -> Array:
-    """Recall of the ``k`` truly best of each row, see :func:`itm.metrics.single.recall_at_k`."""
+    """Return the recall of the ``k`` truly best of each row, see :func:`itm.metrics.single.recall_at_k`."""
     _check_k(k, truth.shape[-1])
     best = truth >= np.sort(truth, axis=-1)[:, -k, None]
     chosen = _by_position(scores, (np.arange(truth.shape[-1]) < k).astype(np.float64))
@@ -122,7 +122,7 @@ def recall_at_k(truth: Array, scores: Array, k: int = 3) -> Array:
 
 
 def ndcg_at_k(truth: Array, scores: Array, k: int | None = None) -> Array:
-    """Normalised discounted cumulative gain of each row, see :func:`itm.metrics.single.ndcg_at_k`."""
+    """Return the normalised discounted cumulative gain of each row, see :func:`itm.metrics.single.ndcg_at_k`."""
     models = truth.shape[-1]
     _check_k(models if k is None else k, models)
     discount = np.where(np.arange(models) < (k or models), 1 / np.log2(np.arange(models) + 2), 0.0)
@@ -132,7 +132,7 @@ def ndcg_at_k(truth: Array, scores: Array, k: int | None = None) -> Array:
 
 
 def regret(truth: Array, scores: Array) -> Array:
-    """Truth lost by following the score in each row, see :func:`itm.metrics.single.regret`."""
+    """Return the truth lost by following the score in each row, see :func:`itm.metrics.single.regret`."""
     first = (np.arange(truth.shape[-1]) == 0).astype(np.float64)
     best = truth.max(-1)
     return np.asarray(((best[:, None] - truth) * _by_position(scores, first)).sum(-1))
@@ -148,13 +148,13 @@ def _centred(x: Array) -> Array:
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """The correlation, 0 where the denominator vanishes: nothing is ordered, so nothing agrees."""
+    """Return the correlation, 0 where the denominator vanishes: nothing is ordered, so nothing agrees."""
     ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
     return np.clip(ratio, -1.0, 1.0)
 
 
 def _by_position(scores: Array, value: Array) -> Array:
-    """Worth of each model when position ``p`` (0 = best score) is worth ``value[p]``; ties share their positions."""
+    """Return each model's worth when position ``p`` (0 = best score) is worth ``value[p]``; ties share positions."""
     signs = _signs(scores)
     ahead, level = (signs < 0).sum(-1), (signs == 0).sum(-1)
     total = np.concatenate([[0.0], np.cumsum(value)])

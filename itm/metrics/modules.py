@@ -49,7 +49,7 @@ class _OverModels(Metric):
             state.append(torch.as_tensor(values, device=self.device))
 
     def compute(self) -> Tensor:
-        """The statistic over all models so far."""
+        """Return the statistic over all models so far."""
         return torch.tensor(self.statistic(*map(dim_zero_cat, (self.truth, self.scores))), device=self.device)
 
 

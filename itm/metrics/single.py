@@ -20,7 +20,7 @@ from itm.metrics.functional import Definition, Values
 
 
 def weighted_kendall_tau(truth: Values, scores: Values, definition: Definition = "scipy") -> float:
-    r"""Kendall's tau in which pairs of good models weigh more; the literature means one of two things by it.
+    r"""Return Kendall's tau in which pairs of good models weigh more; the literature means one of two things by it.
 
     ``"scipy"``, used by the published code of SFDA, PED, ETran and SA, is :func:`scipy.stats.weightedtau` (Vigna 2015):
     weights :math:`1/r_i + 1/r_j`, the mean of ranking by truth and ranking by score, ties as in tau-b.
@@ -51,7 +51,7 @@ def weighted_kendall_tau(truth: Values, scores: Values, definition: Definition =
 
 
 def kendall_tau(truth: Values, scores: Values) -> float:
-    """Kendall's tau-b: concordant minus discordant pairs over the geometric mean of the pairs untied in each.
+    """Return Kendall's tau-b: concordant minus discordant pairs over the geometric mean of the pairs untied in each.
 
     Returns:
         A number in -1..1.
@@ -83,7 +83,7 @@ def partial_kendall_tau(truth: Values, scores: Values, prior: Values) -> float:
 
 
 def spearman_rho(truth: Values, scores: Values) -> float:
-    """Spearman's rank correlation; ties share their mean rank.
+    """Return Spearman's rank correlation; ties share their mean rank.
 
     Returns:
         A number in -1..1.
@@ -96,7 +96,7 @@ def spearman_rho(truth: Values, scores: Values) -> float:
 
 
 def pearson_r(truth: Values, scores: Values) -> float:
-    """Pearson's linear correlation, which reads the size of differences too.
+    """Return Pearson's linear correlation, which reads the size of differences too.
 
     Returns:
         A number in -1..1.
@@ -133,7 +133,7 @@ def recall_at_k(truth: Values, scores: Values, k: int = 3) -> float:
 
 
 def ndcg_at_k(truth: Values, scores: Values, k: int | None = None) -> float:
-    """Discounted cumulative gain of the score's order over that of the true order.
+    """Return the discounted cumulative gain of the score's order over that of the true order.
 
     The gain of a model is its truth minus that of the worst model, so that accuracies from 85 to 95 do not all look
     alike; position ``p`` (1 = best score) is discounted by ``1/log2(1 + p)``. Models of equal score share the discounts

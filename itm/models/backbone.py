@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return sum(weight.numel() for weight in self.net.parameters() if id(weight) not in in_heads)
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Weights of the source head, which no feature depends on; empty where there is none."""
+        """Return the weights of the source head, which no feature depends on; empty where there is none."""
         try:
             head = cast(Any, self.net).get_classifier()
         except AttributeError:  # some networks of timm, built without a classifier, cannot say so
@@ -282,7 +282,7 @@ def _build_network(entry: ZooEntry, builder: NetworkBuilder) -> tuple[Network, s
 
 
 def _describe(preprocessing: Mapping[str, Any]) -> str:
-    """One line that is the same for the same preprocessing."""
+    """Return one line that is the same for the same preprocessing."""
     side = int(preprocessing["input_size"][-1])
     resize = math.floor(side / preprocessing["crop_pct"])
     how = {"squash": "both sides", "border": "longer side"}.get(preprocessing["crop_mode"], "shorter side")

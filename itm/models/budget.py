@@ -203,7 +203,7 @@ def _seconds(network: torch.nn.Module, images: torch.Tensor, runs: int) -> list[
 
 
 def _allowed(budget: Budget) -> set[str] | None:
-    """Licences or tiers that the budget allows, in lower case; None for all."""
+    """Return the licences or tiers that the budget allows, in lower case; None for all."""
     if budget.license is None:
         return None
     words = [budget.license] if isinstance(budget.license, str) else list(budget.license)
@@ -217,7 +217,7 @@ def _allowed(budget: Budget) -> set[str] | None:
 
 
 def _excess(fact: CandidateFacts, budget: Budget, allowed: set[str] | None) -> str | None:
-    """Why a candidate is beyond the limits that need no measurement, or None."""
+    """Return why a candidate is beyond the limits that need no measurement, or None."""
     if budget.parameters is not None and fact.parameters > budget.parameters:
         return f"{fact.parameters / 1e6:.1f} M parameters, more than budget.parameters={budget.parameters:g}"
     if budget.gmacs is not None and fact.macs / 1e9 > budget.gmacs:

@@ -178,7 +178,7 @@ def family_of(architecture: str) -> str:
 
 
 def _near(pattern: str) -> list[str]:
-    """Ids that begin like a pattern, so that an error does not list all of timm."""
+    """Return ids that begin like a pattern, so that an error does not list all of timm."""
     stem = pattern.partition("*")[0].partition(".")[0]
     for length in range(len(stem), 2, -1):
         near = [name for name in pretrained_ids() if name.startswith(stem[:length])]
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _select(chosen: argparse.Namespace) -> pd.DataFrame:
-    """The rows of the table that the command line asks for."""
+    """Return the rows of the table that the command line asks for."""
     from itm.models.budget import Budget, select  # which imports this module
 
     names = matching(chosen.patterns)

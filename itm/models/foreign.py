@@ -93,7 +93,7 @@ def _counted(prefix: str, weights: dict[str, Tensor], expected: Mapping[str, Ten
 
 
 def _complete(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], heads: Sequence[str]) -> bool:
-    """Whether every place but a head's has a tensor."""
+    """Return whether every place but a head's has a tensor."""
     return all(
         name in weights
         for name in expected
@@ -141,7 +141,7 @@ def _choose(parts: Sequence[_Part], names: Sequence[str], source: str) -> _Part:
 
 
 def _is_teacher(part: _Part, equal: Sequence[_Part], names: Sequence[str]) -> bool:
-    """Whether a part is the averaged one of a teacher and a student, as DINO saves them.
+    """Return whether a part is the averaged one of a teacher and a student, as DINO saves them.
 
     A student and a teacher inside one state dict can also be two networks of knowledge distillation: they are a pair
     only beside the heads of DINO.

@@ -249,7 +249,7 @@ class PoolScorer(Scorer):
         return runs[name]
 
     def evaluate_one(self, samples: Samples) -> Score:
-        """Not possible without the model's name.
+        """Refuse: a pool's score needs the models' names.
 
         Raises:
             FeatureError: Always.

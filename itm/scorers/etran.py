@@ -55,15 +55,16 @@ class ETran(CrossValidated, RelativeScorer):
 
 
 def _lowest_energy(x: Tensor) -> float:
-    """Mean of ``ln sum_d exp(x_d)`` over the lowest 0.5 % of the rows, rounded down as published."""
+    """Return the mean of ``ln sum_d exp(x_d)`` over the lowest 0.5 % of the rows, rounded down as published."""
     kept = max(1, 5 * len(x) // 1000)
     return float(torch.logsumexp(x, dim=1).topk(kept, largest=False).values.mean())
 
 
 def _mean_energy(x: Tensor) -> float:
-    """Mean of ``ln mean_d exp(x_d)`` over the rows, corrected for the logarithm of a mean of few values being low.
+    """Return the mean of ``ln mean_d exp(x_d)`` over the rows, corrected for its bias in narrow features.
 
-    The second-order correction is half the squared variation of ``exp(x_d)`` over ``D``; it lies between 0 and 1/2.
+    The logarithm of a mean of few values is low. The second-order correction is half the squared variation of
+    ``exp(x_d)`` over ``D``; it lies between 0 and 1/2.
     """
     dim = x.shape[1]
     weights = torch.softmax(x, dim=1)

@@ -55,7 +55,7 @@ class GBC(Scorer):
         return Score(-coefficients.sum().item())
 
     def _variances(self, m: Moments) -> Tensor:
-        """Floored variances of each class, ``[C, 1]`` or ``[C, D]``."""
+        """Return the floored variances of each class, ``[C, 1]`` or ``[C, D]``."""
         degrees = m.counts[:, None] - 1
         few = int((degrees < 1).sum())
         if few and (self.reference or few == m.c):
@@ -69,7 +69,7 @@ class GBC(Scorer):
 
 
 def _coefficients(i: int, m: Moments, variances: Tensor, error: Tensor | None) -> Tensor:
-    """Overlap of class ``i`` with every class, ``[C]``; with itself 0.
+    """Return the overlap of class ``i`` with every class, ``[C]``; with itself 0.
 
     Args:
         i: The class.

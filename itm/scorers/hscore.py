@@ -64,7 +64,7 @@ class RegularizedHScore(Scorer):
 
 
 def ledoit_wolf(m: Moments) -> float:
-    """Weight of ``(tr S / D) I`` in Ledoit and Wolf's estimate of the covariance (J. Multivariate Analysis, 2004).
+    """Return the weight of ``(tr S / D) I`` in Ledoit and Wolf's estimate of the covariance (J. Multivar. Anal., 2004).
 
     Every sum over the covariance is one over rows or over the smaller Gram matrix, so nothing wide is made.
     """

@@ -57,7 +57,7 @@ def _neighbours(k: int, y: Tensor) -> int:
 
 
 def _votes(squared: Tensor, y: Tensor, k: int, num_classes: int, tolerance: float) -> Tensor:
-    """Votes of the ``k`` nearest for each class, ``[B, C]``; equally far rows share what places are left."""
+    """Count the votes of the ``k`` nearest for each class, ``[B, C]``; equally far rows share what places are left."""
     nearest, index = squared.topk(min(k + 1, squared.shape[1]), largest=False, sorted=True)
     votes = torch.zeros(len(squared), num_classes, dtype=squared.dtype)
     votes.scatter_add_(1, y[index[:, :k]], torch.ones_like(nearest[:, :k]))
@@ -73,7 +73,7 @@ def _votes(squared: Tensor, y: Tensor, k: int, num_classes: int, tolerance: floa
 
 
 def _shared_points(votes: Tensor, y: Tensor) -> Tensor:
-    """One point for a row whose class has the most votes, shared among the classes that have as many."""
+    """Give a point to a row whose class has the most votes, shared among the classes that have as many."""
     winners = votes >= votes.max(1, keepdim=True).values - 1e-9
     hit = winners.gather(1, y[:, None]).flatten()
     return hit / winners.sum(1)

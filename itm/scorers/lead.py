@@ -73,7 +73,7 @@ class LEAD(Scorer):
         return Score(float(evolve(logits, y, rates[y]).mean()), details={"rates": rates.tolist()})
 
     def _initial_logits(self, samples: Samples) -> Tensor:
-        """Margins of the support vector machines, ``[N, C]``."""
+        """Return the margins of the support vector machines, ``[N, C]``."""
         x, y, c = standardized(samples.x.cpu().double()), samples.y.cpu(), samples.num_classes
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         if self.fit == "train":
@@ -85,7 +85,7 @@ class LEAD(Scorer):
         return logits * softening(logits, y)
 
     def _rates(self, samples: Samples) -> Tensor:
-        """Rate of each class, ``[C]``."""
+        """Return the rate of each class, ``[C]``."""
         x, y = samples.x.cpu().double(), samples.y.cpu()
         if self.rate_scale == "sqnorm":
             traces = x.square().sum(1)
@@ -123,7 +123,7 @@ def softening(logits: Tensor, y: Tensor) -> float:
 
 
 def kernel_trace(x: Tensor, outputs: int, seed: int, bias: bool = True) -> Tensor:
-    """Squared norm of a random network's gradient at each row: the diagonal of its neural tangent kernel.
+    """Return the squared norm of a random network's gradient at each row: the diagonal of its neural tangent kernel.
 
     The network is ``W3' relu(W2' relu(W1' x + b1) + b2) + b3``; differentiated is the sum of its outputs.
 
@@ -166,7 +166,7 @@ def random_network(dim: int, outputs: int, seed: int, bias: bool = True) -> tupl
 
 
 def evolve_mse(logits: Tensor, y: Tensor, rates: Tensor) -> Tensor:
-    """Log-probability of the true class after ``F_t = (1 - e^-k) onehot(y) + e^-k softmax(logits)``.
+    """Return the log-probability of the true class after ``F_t = (1 - e^-k) onehot(y) + e^-k softmax(logits)``.
 
     Args:
         logits: ``[N, C]``.
@@ -183,10 +183,11 @@ def evolve_mse(logits: Tensor, y: Tensor, rates: Tensor) -> Tensor:
 
 
 def evolve_ce(logits: Tensor, y: Tensor, rates: Tensor) -> Tensor:
-    """Log-probability of the true class under ``dm/dt = k C / (e^m + C - 1)``, ``m`` its margin over equal others.
+    """Return the log-probability of the true class under ``dm/dt = k C / (e^m + C - 1)``.
 
-    ``e^m + (C - 1) m`` grows by ``k C`` per unit of time. With ``e^m = (C - 1) e^v`` that is ``e^v + v = const``, which
-    Newton's method solves in ``v``; the constant itself is never exponentiated.
+    ``m`` is the margin of the true class over equal others, and ``e^m + (C - 1) m`` grows by ``k C`` per unit of time.
+    With ``e^m = (C - 1) e^v`` that is ``e^v + v = const``, which Newton's method solves in ``v``; the constant is never
+    exponentiated.
 
     Args:
         logits: ``[N, C]``.

@@ -35,7 +35,7 @@ class LEEP(Scorer):
 
 
 def expected_prediction(theta: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Probability of each row's label, ``sum_z P(y_i | z) theta_i(z)``, by the empirical conditional of the same rows.
+    """Return each label's probability, ``sum_z P(y_i | z) theta_i(z)``, by the empirical conditional of the same rows.
 
     Args:
         theta: Distribution over source classes (or mixture components) of each row, ``[N, Z]``.

@@ -83,7 +83,7 @@ class LinearProbe(Scorer):
 
 
 def standardized(x: Tensor) -> Tensor:
-    """Features with mean 0 and deviation 1 per dimension, turned into the space the rows span where that is narrower.
+    """Standardise each dimension, and turn the features into the space that the rows span where it is narrower.
 
     Args:
         x: Float64, ``[N, D]``; a dimension that never varies becomes 0.

@@ -63,7 +63,7 @@ class NCTI(CrossValidated, RelativeScorer):
 
 
 def _published(m: Moments) -> tuple[Tensor, Tensor]:
-    """Embedding and posterior of the rows the analysis was fitted to, with the published switch of solvers."""
+    """Return embedding and posterior of the rows the analysis was fitted to, with the published switch of solvers."""
     leading = m.variance[: _COMPONENTS // 2].sum() * m.n / (m.n - 1)
     shrinkage = max(math.exp(-float(leading)), LEAST_SHRINKAGE)
     if shrinkage == LEAST_SHRINKAGE:
@@ -89,7 +89,7 @@ def _default_embedding(m: Moments) -> Tensor:
 
 
 def _embed(m: Moments, within: Tensor, between: Tensor) -> Tensor:
-    """Centred rows on the ``C - 1`` directions of most scatter between classes, in units of the scatter within."""
+    """Project rows on the ``C - 1`` directions of most scatter between classes, in units of the scatter within."""
     values, vectors = torch.linalg.eigh(within)
     whiten = vectors / values.clamp_min(LEAST_SHRINKAGE * float(values.mean())).sqrt()
     directions = torch.linalg.eigh(whiten.T @ between @ whiten).eigenvectors[:, 1 - m.c :]

@@ -95,7 +95,7 @@ def _unit_rows(x: Array) -> Array:
 
 
 def _distances(rows: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """Distances of all ``N (N - 1) / 2`` pairs of rows, and those of the pairs within a class; both sorted."""
+    """Return the distances of all ``N (N - 1) / 2`` pairs of rows, and those of pairs within a class; both sorted."""
     n = len(rows)
     pairs, within, filled = np.empty(n * (n - 1) // 2), [], 0
     for start in range(0, n, _BLOCK):

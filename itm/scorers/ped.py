@@ -107,7 +107,7 @@ class PED(Scorer):
 
 
 def _unit(source: Features) -> Tensor:
-    """Standard deviation of each dimension over the source data, ``[D]``."""
+    """Return the standard deviation of each dimension over the source data, ``[D]``."""
     if source.x.numel() == 0 or not torch.isfinite(source.x).all():
         raise FeatureError("ped.source is empty, NaN or infinite for this model; extract it again.")
     return source.x.cpu().double().std(0, correction=0).clamp_min(_LEAST_STD)

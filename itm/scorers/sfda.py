@@ -84,7 +84,7 @@ def _mix(x: Tensor, belief: Tensor, first: Discriminant, others: Tensor) -> Tens
 
 
 def _other_means(scatter: Scatter) -> Tensor:
-    """Unweighted mean of the other classes' means, ``o_c``, ``[C, r]``; of classes that have rows."""
+    """Return the unweighted mean of the other classes' means, ``o_c``, ``[C, r]``; of classes that have rows."""
     present = (scatter.counts > 0).sum()
     return (scatter.means.sum(0) - scatter.means) / (present - 1).clamp_min(1)
 
@@ -96,7 +96,7 @@ def _refit(mixed: Tensor, y: Tensor, scatter: Scatter, shrinkage: float) -> Disc
 
 
 def _top_eigenvalue(matrix: Tensor, steps: int = 3) -> float:
-    """Three double power steps from the row sums, as published: up to 2.3 % below the true eigenvalue."""
+    """Take three double power steps from the row sums, as published: up to 2.3 % below the true eigenvalue."""
     value, v = 0.0, matrix.sum(1)
     for _ in range(steps):
         p = matrix @ v

@@ -60,7 +60,7 @@ class TransRate(Scorer):
 
 
 def _mean_rate(x: Tensor, sizes: Tensor, center: bool) -> float:
-    """Mean rate, in nats, of consecutive blocks of rows of these sizes."""
+    """Return the mean rate, in nats, of consecutive blocks of rows of these sizes."""
     rates = []
     for block in torch.tensor_split(x, sizes.cumsum(0)[:-1]):
         b = block - block.mean(0) if center else block
@@ -69,6 +69,6 @@ def _mean_rate(x: Tensor, sizes: Tensor, center: bool) -> float:
 
 
 def _rate(gram: Tensor, rows: int) -> float:
-    """Rate ``1/2 ln det(I + G / (n eps))``, in nats, from the Gram matrix of either side."""
+    """Return the rate ``1/2 ln det(I + G / (n eps))``, in nats, from the Gram matrix of either side."""
     factor = torch.linalg.cholesky(torch.eye(len(gram), dtype=gram.dtype) + gram / (rows * _EPS))
     return float(factor.diagonal().log().sum())

@@ -46,7 +46,7 @@ def benchmark_dots(table: pd.DataFrame, title: str | None = None, chance: float 
 
 
 def _names(table: pd.DataFrame) -> list[str]:
-    """Scorers; with the number of models where it is fewer than others had, for their values are not comparable."""
+    """Return the scorers, with the number of models where it is smaller: their values are not comparable."""
     if "models" not in table:
         return [str(name) for name in table.index]
     most = table["models"].max()
@@ -54,7 +54,7 @@ def _names(table: pd.DataFrame) -> list[str]:
 
 
 def _datasets(table: pd.DataFrame) -> list[str]:
-    """The columns before the mean; where there is none, all but the number of models."""
+    """Return the columns before the mean; where there is none, all but the number of models."""
     names = list(table.columns)
     return names[: names.index("mean")] if "mean" in names else [name for name in names if name != "models"]
 
@@ -123,7 +123,7 @@ def subset_scatter(values: pd.DataFrame, against: str, title: str | None = None)
 
 
 def _duel(axes: Axes, other: pd.Series[Any], own: pd.Series[Any], low: float) -> None:
-    """Sub-pools as points, the line of equal values, and the share of the points above it; draws count half."""
+    """Draw subsets as points, the line of equal values, and the share of the points above it; draws count half."""
     dots: dict[str, Any] = {"markersize": 3, "alpha": 0.3} if len(own) > 100 else {"markersize": 8, "alpha": 0.6}
     axes.plot([low, 1.05], [low, 1.05], color="0.6", linewidth=0.8)
     axes.plot(other, own, ".", **dots)

@@ -61,7 +61,7 @@ def _line(panel: Axes, rows: pd.DataFrame, x: str, value: str, style: dict[str, 
 
 
 def _ticks(panel: Axes, x: pd.Series[Any]) -> None:
-    """A tick for each swept number on a logarithmic axis, if they span so much."""
+    """Put a tick at each swept number on a logarithmic axis, where they span a factor of 50."""
     if pd.api.types.is_numeric_dtype(x) and x.min() > 0 and x.max() / x.min() >= 50:
         panel.set_xscale("log")
         panel.set_xticks(sorted(x.unique()), [f"{tick:g}" for tick in sorted(x.unique())])
@@ -158,7 +158,7 @@ def _spread_known(frame: pd.DataFrame, value: str) -> bool:
 
 
 def _name_of(frame: pd.DataFrame, value: str) -> str:
-    """A value with its unit, and with what its whiskers or bands are."""
+    """Return a value with its unit, and with what its whiskers or bands are."""
     scorers: list[str] = list(frame["scorer"].unique()) if "scorer" in frame else []
     name = axis_label(value)
     if value == "score" and len(scorers) == 1:

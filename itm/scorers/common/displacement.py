@@ -40,7 +40,7 @@ def class_balls(x: Tensor, y: Tensor, num_classes: int) -> Balls:
 
 
 def pairwise(balls: Balls) -> tuple[Tensor, Tensor]:
-    """Distances of the centers and sums of the radii, both ``[C, C]``."""
+    """Return the distances of the centers and sums of the radii, both ``[C, C]``."""
     # Differences, not products: the distance of two centers that coincide is to be exactly zero.
     distances = torch.cdist(balls.centers, balls.centers, compute_mode="donot_use_mm_for_euclid_dist")
     return distances, balls.radii[:, None] + balls.radii

@@ -30,7 +30,7 @@ class Discriminant:
     bias: Tensor
 
     def posterior(self, x: Tensor) -> Tensor:
-        """Class probabilities of rows ``x [N, D]``, ``[N, C]``."""
+        """Return class probabilities of rows ``x [N, D]``, ``[N, C]``."""
         return torch.softmax(x @ self.weight.T + self.bias, dim=1)
 
 
@@ -113,7 +113,7 @@ def _solve(covariance: Tensor, right: Tensor) -> Tensor:
 
 
 def coordinates(samples: Samples) -> Tensor:
-    """Centred features, float64, in the space their rows span: ``[N, D]``, or ``[N, N]`` where that is narrower.
+    """Return centred features, float64, in the space their rows span: ``[N, D]``, or ``[N, N]`` where that is narrower.
 
     Rotations and shifts change no discriminant, and ``N`` directions hold all of ``N`` rows.
     """
@@ -155,7 +155,7 @@ _POSTERIORS: WeakKeyDictionary[Samples, dict[tuple[int, int], Tensor]] = WeakKey
 
 
 def out_of_fold_posterior(samples: Samples, folds: int = 5, seed: int = 0) -> Tensor:
-    """Class probabilities of every row by a discriminant that never saw the row.
+    """Return class probabilities of every row by a discriminant that never saw the row.
 
     The covariance is shrunk as Ledoit and Wolf do, so that the result depends neither on the features' unit nor on how
     the width compares with the number of rows. On features without information the true class gets ``sum_c pi_c^2`` on
@@ -182,7 +182,7 @@ def out_of_fold_posterior(samples: Samples, folds: int = 5, seed: int = 0) -> Te
 
 
 def nearest_centroid_posterior(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Posterior with the identity as covariance, of the very rows the class means come from.
+    """Return the posterior with the identity as covariance, of the very rows the class means come from.
 
     This is all that is left of the discriminant analysis in the published code of ETran and of spread-and-attract: the
     eigenvectors it takes of a matrix that is not symmetric are orthonormal and cancel out.
@@ -202,5 +202,5 @@ def nearest_centroid_posterior(x: Tensor, y: Tensor, num_classes: int) -> Tensor
 
 
 def mean_true_probability(posterior: Tensor, y: Tensor) -> float:
-    """Mean probability ``[N, C]`` given to the true class ``y [N]``."""
+    """Return the mean probability ``[N, C]`` given to the true class ``y [N]``."""
     return math.fsum(posterior.gather(1, y[:, None]).flatten().tolist()) / len(y)

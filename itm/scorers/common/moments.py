@@ -129,7 +129,7 @@ class Moments:
         return vectors * values.sqrt() * signs
 
     def _leading(self, k: int) -> tuple[Tensor, Tensor]:
-        """The first ``k`` of :attr:`spectrum`; computed alone where they are few, which takes half of the time."""
+        """Return the first ``k`` of :attr:`spectrum`, computed alone where they are few: that takes half the time."""
         size = len(self.gram)
         if 4 * k > size or "spectrum" in vars(self):
             return self.spectrum[0][:k], self.spectrum[1][:, :k]

@@ -75,7 +75,7 @@ def _conjugate_gradients(x: Tensor, signs: Tensor, weights: Tensor, cost: float)
 
 
 def _best_step(weights: Tensor, direction: Tensor, slack: Tensor, change: Tensor, cost: float) -> Tensor:
-    """Step of each class, ``[C, 1]``, to the minimum along its direction, by Newton's method on the slope."""
+    """Return each class's step ``[C, 1]`` to the minimum along its direction, by Newton's method on the slope."""
     step = torch.ones(len(weights), 1)
     along = (weights * direction).sum(1, keepdim=True)
     length = direction.square().sum(1, keepdim=True).clamp_min(_TINY)
