@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import struct
@@ -18,7 +19,9 @@ import pytest
 import torch
 import wandb
 from breaking import break_in
+from PIL import Image
 from rankings import recommended
+from synthetic import striped
 from wandb.proto import wandb_internal_pb2
 
 from itm.data.image_set import ImageSet, load_images
@@ -266,3 +269,27 @@ def test_a_trial_logs_every_epoch_while_it_trains_also_where_it_is_killed_and_re
     assert finished.config["lr"] == 1e-3
     assert finished.summary["best_accuracy"] == record.best["accuracy"]
     assert finished.summary["selection"].endswith("chosen on the test split (optimistic)")
+
+
+def test_a_trial_with_masks_logs_test_images_with_true_and_predicted_masks(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    test = dataclasses.replace(striped(6, side=30, seed=1), split="test")
+    grid = Grid([1e-3], [1e-2], protocol=Protocol(epochs=2, batch_size=4, warmup_epochs=0))
+    zoo = {"a": {"model": "test_resnet", "image_size": 32}}
+    tracker = Wandb().for_trials(tmp_path / "out")
+    worker = Worker(zoo, ImageSplits(striped(8), test), TrialStore(tmp_path / "records"), tracker=tracker)
+    (record,), failed = worker.run(grid)
+    assert failed == []
+    (run,) = read_runs(tmp_path / "out")
+    (logged,) = [row for row in run.history if "examples/count" in row]
+    masks = logged["examples/all_masks"]
+    assert logged["examples/count"] == len(masks) == 4
+    assert all(set(both) == {"true", "predicted"} for both in masks)
+    folder = next((tmp_path / "out").glob("wandb/offline-run-*/files"))
+    stored = np.asarray(Image.open(folder / masks[2]["true"]["path"]))
+    assert np.array_equal(stored, test.mask(2))
+    predicted = np.asarray(Image.open(folder / masks[2]["predicted"]["path"]))
+    assert predicted.shape == (30, 30)
+    assert set(np.unique(predicted)) <= {0, 1}
+    accuracies = [row["accuracy"] for row in run.history if "accuracy" in row]
+    assert accuracies == pytest.approx([epoch["accuracy"] for epoch in record.history], rel=1e-6)

@@ -91,11 +91,17 @@ class SegmentationModule(FineTuneModule):
     Ignored pixels neither train nor count. The mean IoU stands under ``accuracy`` in :attr:`history`, beside
     ``pixel_accuracy``, ``class_accuracy`` and ``iou_<class>`` by the number of the class, all in percent.
 
+    Attributes:
+        keep: Number of the first test images whose predicted masks are kept.
+        predictions: Those masks after the last evaluation, uint8 ``[H, W]``.
+
     Raises:
         SettingError: If the network has no feature map, or as :class:`itm.groundtruth.module.FineTuneModule` does.
     """
 
     ignore_index = IGNORE
+    keep = 0
+    predictions: list[Tensor]
 
     def new_head(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """Build the decoder ``[B, D', h, w]`` to ``[B, C, h, w]``."""
@@ -120,8 +126,14 @@ class SegmentationModule(FineTuneModule):
         """Update the confusion matrix of the part with every pixel of its full-size masks."""
         (images, masks), _ = batch
         confusion = self.confusion_of(dataloader_idx)
+        is_test = confusion is self.confusion
+        if is_test and batch_idx == 0:
+            self.predictions = []
         for logits, mask in zip(self(images), masks, strict=True):
-            confusion.update(upsample(logits[None], mask.shape[-2:]).argmax(dim=1), mask[None].long())
+            predicted = upsample(logits[None], mask.shape[-2:]).argmax(dim=1)
+            confusion.update(predicted, mask[None].long())
+            if is_test and len(self.predictions) < self.keep:
+                self.predictions.append(predicted[0].to(torch.uint8).cpu())
 
     def measures(self, confusion: Tensor) -> dict[str, float]:
         """Return mean IoU, accuracies and the IoU of each class, percent."""

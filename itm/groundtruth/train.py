@@ -23,6 +23,7 @@ from itm.core.lightning import no_driver_probe, quiet_lightning
 from itm.core.progress import show_progress
 from itm.data.image_set import ImageSet
 from itm.groundtruth.checkpoint import LastCheckpoint, SafeCheckpoints, interruptible
+from itm.groundtruth.examples import ExamplePredictions
 from itm.groundtruth.export import BestWeights
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
@@ -109,7 +110,7 @@ class _Attempt:
         try:
             data = self._data(backbone, images)
             module = self._module(backbone, images.train)
-            self._fit(module, data, folder)
+            self._fit(module, data, images, folder)
         except StoreError:
             raise
         except DataError as error:
@@ -192,9 +193,10 @@ class _Attempt:
             **settings,
         )
 
-    def _fit(self, module: FineTuneModule, data: TransferData, folder: Path) -> None:
+    def _fit(self, module: FineTuneModule, data: TransferData, images: ImageSplits, folder: Path) -> None:
         epochs, last = self.trial.protocol.epochs, LastCheckpoint(folder)
         best = BestWeights(self.trial, folder) if self.keep_weights else None
+        shown = [] if self.logger is None or images.test.masks is None else [ExamplePredictions(images.test)]
         provenance.reset_peak_memory(self.hardware.accelerator)
         with quiet_lightning(), no_driver_probe(), show_progress(str(self.trial), epochs, unit="epochs") as advance:
             trainer = L.Trainer(
@@ -207,7 +209,7 @@ class _Attempt:
                 num_sanity_val_steps=0,
                 # one process trains one trial, also where a cluster's variables promise more
                 plugins=[LightningEnvironment(), SafeCheckpoints()],
-                callbacks=[_AfterEpoch(last, best, advance)],
+                callbacks=[*shown, _AfterEpoch(last, best, advance)],
                 logger=self.logger or False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
