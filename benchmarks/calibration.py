@@ -119,8 +119,8 @@ def reliability(frame: pd.DataFrame, by: str | list[str] | None = None) -> pd.Da
 
     Returns:
         ``statements``, ``stated``: mean probability, ``best``: share that names the truly best model, ``close``: share
-        that names one within a point of it, ``lost``: mean points lost, and ``least``: the smallest ``close`` of a
-        target.
+        that names one within a point of the best, ``lost``: mean points lost, and ``least``: the smallest ``close``
+        of a target.
     """
     groups = pd.cut(frame["stated"], BINS) if by is None else by
     close = frame.assign(best=frame["lost"] == 0, close=frame["lost"] <= CLOSE)

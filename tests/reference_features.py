@@ -40,7 +40,7 @@ def reference() -> dict[str, Any]:
 
 
 def matches(array: Array, fingerprint: dict[str, Any]) -> bool:
-    """Tell whether an array is the one that the stored scores were measured on."""
+    """Return whether an array is the one that the stored scores were measured on."""
     return list(array.shape) == fingerprint["shape"] and np.allclose(
         [array.sum(), np.abs(array).sum()], [fingerprint["sum"], fingerprint["abs_sum"]], rtol=1e-9
     )

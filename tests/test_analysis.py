@@ -1,4 +1,4 @@
-"""Looks at features and trained maps, against what is known of them."""
+"""Analyses of features and trained maps, against known values."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def simmim_features(weights: dict[str, Tensor], batch: Tensor, heads: int, patch
                 down = (i - 1) // grid - (j - 1) // grid + grid - 1
                 right = (i - 1) % grid - (j - 1) % grid + grid - 1
                 entry = down * place + right
-            else:  # the class token looks at patches, patches at it, it at itself
+            else:  # the class token attends to patches, patches to it, it to itself
                 entry = place**2 + (0 if j else 1 if i else 2)
             bias[:, i, j] = table[entry]
     for block in range(2):

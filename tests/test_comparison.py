@@ -201,7 +201,7 @@ def test_files_hold_the_comparison(report: Report, tmp_path: Path) -> None:
     frame = pd.read_csv(ranked).set_index(["scorer", "model"])
     assert frame.loc["itm", "true_rank"].dropna().to_dict() == {"a": 1, "b": 2, "c": 2}
     assert math.isnan(frame.loc[("itm", "x"), "true_accuracy"])
-    content = json.loads(js.read_text("utf-8"), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    content = json.loads(js.read_text("utf-8"), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert content["comparison"]["source"] == "mine.csv"
     assert content["comparison"]["rows"][0]["seeds"]["count"] == 2
     assert content["models"]["x"]["seconds"] is content["models"]["x"]["images_per_second"] is None
@@ -264,7 +264,7 @@ def test_a_sweep_ends_with_tau_by_setting(tmp_path: Path, capsys: pytest.Capture
     assert frame.loc[(1, "itm")].tolist() == [1.0, 0.0, -1.0]
     assert frame.loc[(64, "itm")].tolist() == [-1.0, 20.0, -1.0]
     assert frame.loc[(1, "logme")].tolist() == [0.0, 10.0, -1.0]
-    assert frame.loc[(64, "logme")].isna().tolist() == [True, True, False], "two models are no comparison"
+    assert frame.loc[(64, "logme")].isna().tolist() == [True, True, False], "two models are too few to compare"
     assert {path.name for path in tmp_path.glob("s*.*")} == {"s.png", "s.svg", "s_truth.png", "s_truth.svg"}
     assert "has -1.00." in capsys.readouterr().out
     drawn = (tmp_path / "s.svg").read_text("utf-8")

@@ -79,7 +79,7 @@ class Chain(nn.Module):
 
 def test_a_hand_worked_case():
     # z = x1 - 2 x2, F = z^2 / 2; block 1 has units x1 and -2 x2, each with the derivative z, block 2 has the unit z.
-    # From 0 to (3, 1): z = a, so the integrals are 3/2, -2/2 and 1/2, whatever the number of steps.
+    # From 0 to (3, 1): z = a, so the integrals are 3/2, -2/2 and 1/2, for every number of steps.
     net = Chain()
     for steps in (1, 7):
         found = conductance(net, find_blocks(net), torch.tensor([[3.0, 1.0]]), steps=steps)

@@ -116,7 +116,7 @@ def test_standings_are_experiments_too(run, capsys, tmp_path, name):
 
 
 def plain(value: object) -> str:
-    """A value as text, however a CSV or a config writes it: 1 and 1.0, true and True."""
+    """Return a value as text, the same for each spelling of a CSV or a config: 1 and 1.0, true and True."""
     try:
         return f"{float(str(value)):g}"
     except ValueError:

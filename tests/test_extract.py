@@ -1,4 +1,4 @@
-"""Extraction: right rows in the right order, resumed after whatever stops it, and nothing done twice."""
+"""Extraction: right rows in the right order, resumed after any stop, and nothing done twice."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_one_killed_worker_costs_a_second_reading(
 def test_death_of_a_worker_that_is_noticed_in_a_forward_pass_is_not_the_model_s(
     images: ImageSet, store: FeatureStore
 ) -> None:
-    """Torch raises from a signal handler, in whatever the main process runs at that moment."""
+    """Torch raises from a signal handler, at any point of the main process."""
     backbone = TinyBackbone()
 
     def interrupted(_: Tensor) -> tuple[Tensor, Tensor | None]:

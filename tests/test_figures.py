@@ -1,4 +1,4 @@
-"""What a reader can tell from a figure: whose line it is, how sure it is, what the axes mean."""
+"""Figures show whose line it is, how sure it is, and what the axes mean."""
 
 from __future__ import annotations
 

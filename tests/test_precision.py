@@ -23,7 +23,7 @@ from itm.extraction.store import FeatureStore
 
 
 class Projection(nn.Module):
-    """Random projections of the pixels; with an offset far above them, bfloat16 cannot tell two images apart."""
+    """Random projections of the pixels; with an offset far above them, bfloat16 cannot distinguish two images."""
 
     name, model, pooling, dim, weights_digest, transform_text = "projection", "projection", "none", 8, "0", "none"
 

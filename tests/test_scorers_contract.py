@@ -1,4 +1,4 @@
-"""What every score promises, whatever its paper: checked over all that ``itm.scorers`` exports."""
+"""The contract of every score, checked over all that ``itm.scorers`` exports."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_leep_and_nce_by_hand() -> None:
     expected = [0.8 * given_0 + 0.2 * given_1, 0.6 * given_0 + 0.4 * given_1, 0.1 * (1 - given_0) + 0.9 * (1 - given_1)]
     assert one(LEEP(), toy) == pytest.approx(np.log(expected).mean())
     assert one(LEEP(log=False), toy) == pytest.approx(np.mean(expected))
-    assert one(NCE(), toy) == pytest.approx(0.0, abs=1e-15)  # the predicted class tells the label
+    assert one(NCE(), toy) == pytest.approx(0.0, abs=1e-15)  # the predicted class gives the label
     mixed = Features(torch.zeros(4, 1), torch.tensor([0, 1, 1, 0]), torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]]))
     assert one(NCE(), mixed) == pytest.approx(0.75 * (math.log(1 / 3) / 3 + 2 / 3 * math.log(2 / 3)))
 

@@ -44,7 +44,7 @@ def backbone():
 def test_a_thin_class_gets_as_many_pixels_as_a_wide_one_and_ignored_pixels_are_never_drawn():
     mask = np.zeros((50, 40), dtype=np.uint8)
     mask[:, 7] = 3  # 50 pixels, one column
-    mask[20:] = IGNORE  # 20 of them are left
+    mask[20:] = IGNORE  # 20 rows are left
     for seed in range(5):
         drawn = balanced_pixels(mask.ravel(), 30, seed)
         assert len(set(drawn.tolist())) == 30

@@ -33,7 +33,7 @@ THEMES = {
     "paper_words": icons.Theme(Package("paper-icon-theme", "CC-BY-SA-4.0"), "Paper"),
     "obsidian_words": icons.Theme(Package("obsidian-icon-theme", "GPL-3"), "Obsidian"),
 }
-"""Theme of each task; the corpus has none of them."""
+"""Theme of each task; the corpus has no icon of these themes."""
 GREEK = "ΓΔΘΛΞΠΣΦΨΩ"
 CYRILLIC = "БДЖИЛЦЧШЩЭЮЯЫЬ"
 _GFS = ("artemisia", "baskerville", "bodoni-classic", "complutum", "didot", "neohellenic", "olga", "porson")

@@ -63,7 +63,7 @@ def wz_similarity(
 
 
 def subspace_similarity(u: Tensor, v: Tensor, divide_by: Width = "smaller") -> float:
-    """Return the similarity of two subspaces, ``‖UᵀV‖²_F`` divided by the width of one of them.
+    """Return the similarity of two subspaces, ``‖UᵀV‖²_F`` divided by the width of one subspace.
 
     The paper does not print its formula (Table 4). Two random subspaces have ``‖UᵀV‖²_F = pq/D`` on average. Divided by
     the larger width that is 100/768 = 0.130 for ViT-B features and about a hundred classes, also beside the 196 classes

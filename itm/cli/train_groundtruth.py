@@ -11,7 +11,9 @@ The same command continues an interrupted run: it skips finished trials and resu
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from itm.cli import command
 from itm.cli.folders import configs_folder
 from itm.cli.targets import build, resolved
+
+if TYPE_CHECKING:
+    from itm.groundtruth.trials import TrialStore
 
 
 def main() -> None:
@@ -53,15 +58,12 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     # imported here: torch and Lightning take longer than `--help` and the mistakes in a command line need
     from itm.cli.models import choose_models, removal_lines, show_plan
     from itm.cli.settings import check_groundtruth
-    from itm.core.errors import SettingError
-    from itm.core.files import check_writable
-    from itm.data.image_set import is_segmentation
     from itm.groundtruth import collect
     from itm.groundtruth.export import export_best
     from itm.groundtruth.grid import Grid
     from itm.groundtruth.hardware import Hardware
     from itm.groundtruth.images import load_splits
-    from itm.groundtruth.table_files import check_protocol, check_table
+    from itm.groundtruth.table_files import check_protocol
     from itm.groundtruth.trials import TrialStore
     from itm.groundtruth.worker import Worker
 
@@ -77,11 +79,7 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     grid, hardware = Grid.from_settings(run), Hardware.from_settings(run)
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
     store = TrialStore(run["records"])
-    check_writable("records", store.root)
-    if run["table"] is not None:
-        check_table(run["table"])
-    if run["keep"] == "weights" and is_segmentation(str(run["data"]["name"])):
-        raise SettingError("keep=weights: not for images with masks yet; set keep=nothing.")
+    _check_places(run, store)
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
     if run["table"] is not None:
         check_protocol(run["table"], images.train.name, grid.comparable(images))
@@ -95,3 +93,21 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
         for folder in export_best(records, store, images, zoo, worker.backbone, output / "finetuned"):
             print(f"Weights: {folder}")
     return failed
+
+
+def _check_places(run: Mapping[str, Any], store: TrialStore) -> None:
+    """Refuse a folder of records, a table or weights that cannot be written, before images are read.
+
+    Raises:
+        ItmError: Naming the setting.
+    """
+    from itm.core.errors import SettingError
+    from itm.core.files import check_writable
+    from itm.data.image_set import is_segmentation
+    from itm.groundtruth.table_files import check_table
+
+    check_writable("records", store.root)
+    if run["table"] is not None:
+        check_table(run["table"])
+    if run["keep"] == "weights" and is_segmentation(str(run["data"]["name"])):
+        raise SettingError("keep=weights: not for images with masks yet; set keep=nothing.")

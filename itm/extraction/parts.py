@@ -63,7 +63,7 @@ def extract_sample(
     Args:
         backbone: The network.
         sample: The samples.
-        number: Which of them, counted from 0.
+        number: Number of the sample, from 0.
         store: Where the features are kept: those of the last sample as any extraction of all images would keep them,
             those of the others part by part.
         precision: ``"32"``, ``"bf16"`` or ``"16"``.

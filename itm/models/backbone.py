@@ -12,7 +12,6 @@ seeded random initialisation. Features are pooled as the weights' authors evalua
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
@@ -26,6 +25,7 @@ from itm.core.errors import SettingError
 from itm.models.builder import Network, NetworkBuilder
 from itm.models.checkpoints import LAYOUTS, digest
 from itm.models.entry import ZooEntry
+from itm.models.preprocessing import describe
 from itm.models.pretraining import NO_WEIGHTS
 
 UNTRAINED = "none (randomly initialised control)"
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
         self.transform: Callable[[Image.Image], Tensor] = create_transform(**preprocessing, normalize=False)
         self.preprocessing = dict(preprocessing)
         self.interpolation = str(preprocessing["interpolation"])
-        self.transform_text = _describe(preprocessing)
+        self.transform_text = describe(preprocessing)
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(preprocessing[key]).view(1, 3, 1, 1), persistent=False)
 
@@ -279,15 +279,6 @@ def _build_network(entry: ZooEntry, builder: NetworkBuilder) -> tuple[Network, s
         network = builder.build(weights, entry.pooling, f"{entry.setting('checkpoint')}={entry.checkpoint}")
         return network, f"{entry.layout} checkpoint {entry.checkpoint}", "unknown"
     return builder.build(None, entry.pooling, source), UNTRAINED, NO_WEIGHTS
-
-
-def _describe(preprocessing: Mapping[str, Any]) -> str:
-    """Return one line that is the same for the same preprocessing."""
-    side = int(preprocessing["input_size"][-1])
-    resize = math.floor(side / preprocessing["crop_pct"])
-    how = {"squash": "both sides", "border": "longer side"}.get(preprocessing["crop_mode"], "shorter side")
-    mean, std = (" ".join(f"{value:.4g}" for value in preprocessing[key]) for key in ("mean", "std"))
-    return f"resize {how} {resize} {preprocessing['interpolation']}, centre crop {side}, mean {mean}, std {std}"
 
 
 def _try(backbone: Backbone, setting: str) -> None:

@@ -29,7 +29,7 @@ class Family(Protocol):
 
     name: str
     resizable: bool  # built for one image size, which can be given
-    size_argument: str  # the constructor's name of it
+    size_argument: str  # of the constructor, by which the size is given
     hub: str
     license: str
     pretraining: str

@@ -73,7 +73,7 @@ def fit_names(weights: Mapping[str, Tensor], net: nn.Module, heads: Sequence[str
 
 
 def _parts(weights: dict[str, Tensor], least: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the weights, and those under each beginning of names that at least so many tensors share."""
+    """Yield the weights, and those under each beginning of names that ``least`` tensors or more share."""
     waiting = [("", weights)]
     while waiting:
         prefix, part = waiting.pop(0)

@@ -67,7 +67,7 @@ class OnnxModel:
         """Build the network, initialised by the global random state.
 
         Args:
-            num_classes: Not used: there is no head.
+            num_classes: Not used; the network has no head.
             bgr: Whether the network takes blue, green, red.
             arguments: Refused.
 

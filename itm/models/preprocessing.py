@@ -1,7 +1,8 @@
-"""Check the preprocessing of images that a zoo or a model's configuration states."""
+"""Preprocessing of images as a zoo or a model's configuration states it: checked, and described in one line."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,19 @@ def check_preprocessing(prefix: str, settings: Mapping[str, Any]) -> None:
             _check_numbers(f"{prefix}{key}", key, value)
         else:
             raise unknown(f"{prefix.rstrip('.')}", key, [*_COUNTS, *_WORDS])
+
+
+def describe(preprocessing: Mapping[str, Any]) -> str:
+    """Return one line that is the same for the same preprocessing.
+
+    Args:
+        preprocessing: Arguments of timm's ``create_transform``, complete.
+    """
+    side = int(preprocessing["input_size"][-1])
+    resize = math.floor(side / preprocessing["crop_pct"])
+    how = {"squash": "both sides", "border": "longer side"}.get(preprocessing["crop_mode"], "shorter side")
+    mean, std = (" ".join(f"{value:.4g}" for value in preprocessing[key]) for key in ("mean", "std"))
+    return f"resize {how} {resize} {preprocessing['interpolation']}, centre crop {side}, mean {mean}, std {std}"
 
 
 def _check_numbers(setting: str, key: str, value: Any) -> None:

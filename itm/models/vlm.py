@@ -127,7 +127,7 @@ class ImageEncoder(nn.Module):
         return cast(Tensor, self.visual(images))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the embeddings: there is no source head."""
+        """Return the embeddings; the encoder has no source head."""
         return features
 
     def forward(self, images: Tensor) -> Tensor:
