@@ -201,6 +201,27 @@ def test_training_separates_dark_from_bright_and_records_the_iou_of_each_class(b
     assert record.history[-1]["train_loss"] < record.history[0]["train_loss"]
 
 
+@pytest.mark.parametrize(
+    "adaptation", [pytest.param("lora", marks=pytest.mark.peft), "vpt", "vpt_deep", "bitfit", "linear"]
+)
+def test_a_transformer_is_adapted_to_masks(adaptation, tmp_path):
+    images = ImageSplits(striped(16), dataclasses.replace(striped(6, side=30, seed=1), split="test"))
+    net = load_backbone("tiny", model="test_vit", image_size=32)
+    record = train_trial(trial_of(net, images, adaptation=adaptation), net, images, TrialStore(tmp_path))
+    assert record.error is None
+    assert record.history[-1]["train_loss"] < record.history[0]["train_loss"]
+    head = 2 * net.map_shape[0] + 2
+    assert (record.facts["trainable"] == head) == (adaptation == "linear")
+    assert record.facts["trainable"] < 0.5 * net.num_parameters
+    settings = FineTuneSettings(lr=1e-3, weight_decay=0.0, adaptation=adaptation)
+    module = SegmentationModule(load_backbone("tiny", model="test_vit", image_size=32), 2, settings)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert module.eval()(pixels).shape == (2, 2, *net.map_shape[1:])
+    with torch.no_grad():
+        same = torch.allclose(module.backbone.feature_map(pixels), net.feature_map(pixels), atol=1e-5)
+    assert same != adaptation.startswith("vpt")  # prompts alone change features from the start
+
+
 def test_itm_scores_mean_iou_of_the_held_out_rows(backbone, tmp_path):
     features = extract(backbone, striped(12), FeatureStore(tmp_path), readout=Dense(20), progress=False).features
     settings = {"iterations": 20, "evaluate_every": 10, "heldout": "plain"}
