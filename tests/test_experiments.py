@@ -44,8 +44,8 @@ QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pag
 
 
 def test_every_experiment_is_tested():
-    elsewhere = "segmentation_table"  # test_segmentation.py; its photographs come with an extra
-    assert sorted([*SWEPT, *LOOKS, *STANDINGS, elsewhere]) == EXPERIMENTS
+    elsewhere = ("images_needed", "registered", "segmentation_table")  # test_registered_tables.py, test_segmentation.py
+    assert sorted([*SWEPT, *LOOKS, *STANDINGS, *elsewhere]) == EXPERIMENTS
 
 
 def settings(*overrides: str) -> dict:

@@ -17,7 +17,13 @@ README = (ROOT / "experiments" / "README.md").read_text("utf-8")
 RESULTS = ROOT / "experiments" / "results"
 NAMES = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
 OF_DATASETS = {"cnn_table", "main_table", "radar", "rank_metrics", "stability", "wz_similarity"}
-OF_MINIATURE = {"miniature", "miniature_ablations", "segmentation_table"}  # results in folders of their own
+OF_MINIATURE = {
+    "images_needed",
+    "miniature",
+    "miniature_ablations",
+    "registered",
+    "segmentation_table",
+}  # results in folders of their own
 DATASETS = ("digits", "elpv", "fashion_mnist")
 
 

@@ -43,11 +43,29 @@ class MultirunCallback(Callback, ABC):
 
     Args:
         name: Name of the files.
+        registration: A page that registers datasets, relative to the root of a clone; a job on any other dataset is
+            refused (:mod:`itm.evaluation.registration`). None: every dataset may be scored.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, registration: str | None = None) -> None:
         self.name = name
+        self.registration = None if registration is None else configs_folder().parent / registration
         self.failed: list[str] = []
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a dataset that is not registered, before its images are read.
+
+        Raises:
+            SystemExit: With status 2. Hydra only warns of any other exception of a callback.
+        """
+        if self.registration is None:
+            return
+        try:
+            registered = read_registration(self.registration)
+            check_registered([config.data.name.removeprefix(CATALOG_PREFIX)], registered, self.registration)
+        except ItmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the table of all jobs so far, and keep a job's failure for the end."""
@@ -183,8 +201,7 @@ class Standings(MultirunCallback):
         size: Models of a subset.
         against: The scorer that the others are compared with on subsets.
         radar: Whether the figure of ``"datasets"`` is a radar of the best scorers instead of dots.
-        registration: A page that registers datasets, relative to the root of a clone; a job on any other dataset is
-            refused (:mod:`itm.evaluation.registration`). None: every dataset may be scored.
+        registration: As in :class:`MultirunCallback`.
     """
 
     def __init__(
@@ -196,26 +213,10 @@ class Standings(MultirunCallback):
         radar: bool = False,
         registration: str | None = None,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, registration)
         if table not in get_args(Table):
             raise unknown("table", table, get_args(Table))
         self.table, self.size, self.against, self.radar = table, size, against, radar
-        self.registration = None if registration is None else configs_folder().parent / registration
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a dataset that is not registered, before its images are read.
-
-        Raises:
-            SystemExit: With status 2. Hydra only warns of any other exception of a callback.
-        """
-        if self.registration is None:
-            return
-        try:
-            registered = read_registration(self.registration)
-            check_registered([config.data.name.removeprefix(CATALOG_PREFIX)], registered, self.registration)
-        except ItmError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
 
     def finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         """Write the rankings, the table of scorers and its figure.

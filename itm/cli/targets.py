@@ -21,7 +21,7 @@ from itm.core.errors import SettingError
 ALLOWED = {
     "scorer": ("itm.scorers",),
     "tracking": ("itm.tracking",),
-    "hydra.callbacks": ("itm.analysis", "itm.cli.failures", "itm.cli.multirun"),
+    "hydra.callbacks": ("itm.analysis", "itm.cli.failures", "itm.cli.multirun", "itm.cli.registered"),
 }
 """Packages whose classes and functions ``_target_`` may name, by group."""
 

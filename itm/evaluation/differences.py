@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from itm.core.errors import SettingError, unknown
-from itm.evaluation.benchmark import with_priors
 from itm.metrics import functional
 from itm.metrics.two_way import two_way
 from itm.metrics.uncertainty import summarize
@@ -22,7 +21,6 @@ def differences(
     against: str,
     noise: Mapping[str, float],
     *,
-    leave_out: Collection[str] = (),
     samples: int = 2_000,
 ) -> pd.DataFrame:
     """Compare every score with one score over all datasets.
@@ -30,10 +28,10 @@ def differences(
     Models without a true accuracy on some dataset are left out, then scores without a value of some model.
 
     Args:
-        rankings: Rows of ``ranking.csv`` with the columns ``dataset``, ``true_accuracy`` and ``parameters``.
+        rankings: Rows of ``ranking.csv`` with the columns ``dataset`` and ``true_accuracy``; priors are added by
+            :func:`itm.evaluation.benchmark.with_priors`.
         against: The score that the others are compared with.
         noise: Standard deviation of a true accuracy in points, by dataset; 0 for others.
-        leave_out: Models to leave out, such as untrained controls.
         samples: Draws of the two-way bootstrap.
 
     Returns:
@@ -45,8 +43,7 @@ def differences(
     Raises:
         SettingError: If ``against`` has no score of every model.
     """
-    full = with_priors(rankings[~rankings["model"].isin(list(leave_out))])
-    truth, scores = _cells(full)
+    truth, scores = _cells(rankings)
     if against not in scores:
         raise unknown("against", against, list(scores))
     deviations = [noise.get(str(name), 0.0) for name in truth.columns]
@@ -78,9 +75,9 @@ def with_combinations(rankings: pd.DataFrame, combinations: Mapping[str, Sequenc
     """Append unfitted means of scores and priors, see :class:`itm.scorers.combined.Combined`.
 
     Args:
-        rankings: As for :func:`differences`; may hold priors (:func:`itm.evaluation.benchmark.with_priors`).
-        combinations: Members by name of the combination; a name that begins with ``"ranks"`` takes the mean of ranks,
-            one that begins with ``"zscores"`` the mean of z-scores.
+        rankings: As for :func:`differences`, with the column ``parameters``.
+        combinations: Members by name of the combination; a name that begins with ``"ranks:"`` takes the mean of ranks,
+            one that begins with ``"zscores:"`` the mean of z-scores.
 
     Returns:
         The rows, and one row per model and dataset for each combination, where every member scored the model.
@@ -91,9 +88,9 @@ def with_combinations(rankings: pd.DataFrame, combinations: Mapping[str, Sequenc
     added = [rankings]
     facts = rankings.drop_duplicates(["dataset", "model"])[["dataset", "model", "true_accuracy", "parameters"]]
     for name, members in combinations.items():
-        form = name.split(" ", 1)[0]
+        form = name.partition(":")[0]
         if form not in ("ranks", "zscores"):
-            raise SettingError(f"combinations: found {name!r}, expected a name that begins with ranks or zscores.")
+            raise SettingError(f"combinations: found {name!r}, expected a name that begins with ranks: or zscores:.")
         combine = Combined(form=form, prior=None).combine  # type: ignore[arg-type]
         chosen = rankings[rankings["scorer"].isin(members)]
         for dataset, rows in chosen.groupby("dataset", sort=False):
