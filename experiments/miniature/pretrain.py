@@ -67,7 +67,7 @@ def train(cfg: dict[str, Any]) -> list[str]:
 
 
 def read(file: str | None, limit: int | None) -> Corpus:
-    """Read the corpus from ``file``, or the default one; with a ``limit`` and no file, build a sample of it."""
+    """Read the corpus from ``file``, or the default one; with a ``limit`` and no file, build a sample."""
     if file is None and limit is not None:
         return build_corpus(limit)
     return read_corpus(Path(file) if file else None)

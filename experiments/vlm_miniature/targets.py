@@ -46,7 +46,7 @@ CYRILLIC_FONTS = (
     Package("fonts-jura", "OFL-1.1"),
     Package("fonts-noto-core", "OFL-1.1"),
 )
-"""Fonts with letters of the script; the corpus has none of them."""
+"""Fonts with letters of the script; the corpus has no font of the script."""
 
 _TRAIN_FRACTION = 0.25  # nothing trains on it: it gives the images whose conductance is measured
 LEAST = 8

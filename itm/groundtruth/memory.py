@@ -1,4 +1,4 @@
-"""Memory of a trial: how many images pass the network at once, and when fewer of them help."""
+"""Memory of a trial: how many images pass the network at once, and when fewer images help."""
 
 from __future__ import annotations
 
