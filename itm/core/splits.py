@@ -194,5 +194,10 @@ def _class_counts(y: Tensor, members: Tensor) -> list[dict[int, int]]:
 
 def _spare_group(tables: list[dict[int, int]], totals: list[int]) -> int:
     """Return the smallest group, of those that no class depends on where there is one."""
-    needed = [any(n == totals[c] for c, n in table.items()) for table in tables]
-    return min(range(len(tables)), key=lambda group: (needed[group], sum(tables[group].values()), group))
+
+    def order(group: int) -> tuple[bool, int, int]:
+        table = tables[group]
+        needed = any(n == totals[c] for c, n in table.items())
+        return needed, sum(table.values()), group
+
+    return min(range(len(tables)), key=order)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -205,7 +205,7 @@ def read_classes(path: Path) -> Coding:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{str(k).strip().lower(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
+            rows = [_plain_row(row) for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{display(path)}: cannot be read ({error}).") from error
     classes: list[str] = []
@@ -222,6 +222,11 @@ def read_classes(path: Path) -> Coding:
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(f"{display(path)}: {len(classes)} classes; expected 2 to {MOST_CLASSES}, one a line.")
     return Coding(tuple(classes), codes, colours)
+
+
+def _plain_row(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Return a row with its columns in lower case and all texts stripped; cells beyond the header count as empty."""
+    return {str(name).strip().lower(): text.strip() if isinstance(text, str) else "" for name, text in row.items()}
 
 
 def _value(path: Path, number: int, row: Mapping[str, str], colours: bool) -> int:

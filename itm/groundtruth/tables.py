@@ -101,7 +101,7 @@ def _read(path: Path | Traversable) -> pd.DataFrame:
     try:
         reader = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
         header = [name.strip() for name in next(reader, [])]
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+        rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from error
     if header[:1] != ["model"] or len(header) < 2 or "" in header or len(set(header)) < len(header):

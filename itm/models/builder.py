@@ -233,8 +233,8 @@ def _pooling_of(net: nn.Module) -> str:
 
 def _trained_pooling(own: str, net: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """Infer from the place of the last LayerNorm how the weights were pooled when their head was trained."""
-    norms = ("norm.weight", "fc_norm.weight")
-    in_network, in_weights = (tuple(norm in names for norm in norms) for names in (net.state_dict(), weights))
-    if own not in _TIMM_POOLING or in_network == in_weights or sum(in_weights) != 1:
+    norms = {"norm.weight", "fc_norm.weight"}
+    in_network, in_weights = norms & net.state_dict().keys(), norms & weights.keys()
+    if own not in _TIMM_POOLING or in_network == in_weights or len(in_weights) != 1:
         return own
-    return "cls" if in_weights[0] else "mean"
+    return "cls" if "norm.weight" in in_weights else "mean"

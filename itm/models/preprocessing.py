@@ -44,8 +44,12 @@ def describe(preprocessing: Mapping[str, Any]) -> str:
     side = int(preprocessing["input_size"][-1])
     resize = math.floor(side / preprocessing["crop_pct"])
     how = {"squash": "both sides", "border": "longer side"}.get(preprocessing["crop_mode"], "shorter side")
-    mean, std = (" ".join(f"{value:.4g}" for value in preprocessing[key]) for key in ("mean", "std"))
+    mean, std = _in_words(preprocessing["mean"]), _in_words(preprocessing["std"])
     return f"resize {how} {resize} {preprocessing['interpolation']}, centre crop {side}, mean {mean}, std {std}"
+
+
+def _in_words(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _check_numbers(setting: str, key: str, value: Any) -> None:
