@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,7 @@ class PretrainingWorker:
         Returns:
             The reason of each failure, by model.
         """
-        train_with, held_out = self.pictures.split()
-        failed: dict[str, str] = {}
-        pending = jobs
-        while left := [job for job in pending if not self._train_if_free(job, train_with, held_out, failed)]:
-            if len(left) == len(pending):
-                time.sleep(self.patience)
-            pending = left
-        return failed
+        return train_all([(self, job) for job in jobs], self.patience)
 
     def is_finished(self, job: Job) -> bool:
         """Return whether the weights of exactly these settings and this corpus exist."""
@@ -206,8 +199,13 @@ class PretrainingWorker:
         """Return the path of a model's finished weights."""
         return self.weights / job.file.format(name=job.name)
 
-    def _train_if_free(self, job: Job, train_with: Pictures, held_out: Pictures, failed: dict[str, str]) -> bool:
-        """Train a model unless it is finished or locked; return False if another process holds the lock."""
+    def train_if_free(self, job: Job, failed: dict[str, str]) -> bool:
+        """Train a model unless it is finished or locked; return False if another process holds the lock.
+
+        Args:
+            job: The model.
+            failed: Receives the reason of a failure, by model.
+        """
         if self.is_finished(job):
             return True
         folder = self.state / f"{job.name}-{job.digest(self.corpus)[:16]}"
@@ -216,7 +214,7 @@ class PretrainingWorker:
             if not lock.is_locked:
                 return False
             if not self.is_finished(job):  # another process may have finished it since the first check
-                self._train(job, train_with, held_out, folder)
+                self._train(job, folder)
         except (ItmError, RuntimeError) as error:
             failed[job.name] = f"{type(error).__name__}: {error}".splitlines()[0]
             _log.error("%s: %s", job.name, failed[job.name])
@@ -224,7 +222,8 @@ class PretrainingWorker:
             lock.release()
         return True
 
-    def _train(self, job: Job, train_with: Pictures, held_out: Pictures, folder: Path) -> None:
+    def _train(self, job: Job, folder: Path) -> None:
+        train_with, held_out = self.pictures.split()
         module = job.build()
         _log.info("%s: %d steps of %d images.", job.name, module.steps, module.batch_size)
         train(job.name, module, train_with, folder, self.trainer)
@@ -244,3 +243,22 @@ class PretrainingWorker:
         export(module.net, self.file(job), facts)
         LastCheckpoint(folder).remove()
         _log.info("%s: loss %.4f, %.0f s. %s", job.name, loss[-1], facts["seconds"], facts["held_out"])
+
+
+def train_all(work: Sequence[tuple[PretrainingWorker, Job]], patience: float = 10.0) -> dict[str, str]:
+    """Train the unfinished models, each on the pictures of its worker, and wait for those that other processes train.
+
+    Args:
+        work: The models with their workers.
+        patience: Seconds to wait before checking models again that other processes have locked.
+
+    Returns:
+        The reason of each failure, by model.
+    """
+    failed: dict[str, str] = {}
+    pending = list(work)
+    while left := [(worker, job) for worker, job in pending if not worker.train_if_free(job, failed)]:
+        if len(left) == len(pending):
+            time.sleep(patience)
+        pending = left
+    return failed

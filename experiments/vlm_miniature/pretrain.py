@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from experiments.miniature.pictures import Pictures
-from experiments.miniature.pretraining import Job, PretrainingSettings, PretrainingWorker
+from experiments.miniature.pretraining import Job, PretrainingSettings, PretrainingWorker, train_all
 from experiments.vlm_miniature.module import Clip, model_config, preprocessing, tokenize
 from experiments.vlm_miniature.pairs import KINDS, Pairs, read_pairs
 from experiments.vlm_miniature.tokens import learn_merges, write_merges
@@ -57,7 +57,7 @@ def train(
     tokens = tokenize(names, str(merges))
     numbers = {name: number for number, name in enumerate(names)}
     labels = torch.tensor([numbers[name] for name in pairs.names])
-    failed: dict[str, str] = {}
+    work = []
     for name, spec in models.items():
         settings = {**_FIXED, **spec, "images": int(spec["images"] * scale)}
         rows = share(pairs, settings["icons"], settings["glyphs"])
@@ -66,8 +66,8 @@ def train(
         )
         _write_config(weights / name, settings["vision"])
         job = Job(name, settings, partial(_build, settings, tokens), file="{name}/open_clip_model.safetensors")
-        failed |= worker.run([job])
-    return failed
+        work.append((worker, job))
+    return train_all(work)
 
 
 def share(pairs: Pairs, icons: float, glyphs: float) -> torch.Tensor:
