@@ -3,10 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from itm.core.errors import FeatureError, SettingError
 from itm.core.features import Features
-from itm.scorers import DCD
+from itm.extraction.pool import ExtractionSettings
+from itm.extraction.readouts.conductance import conductance as conductance_of
+from itm.extraction.readouts.conductance import find_blocks
+from itm.models.backbone import load_backbone
+from itm.ranking.source import with_conductance
+from itm.scorers import DCD, LogME
 
 
 def conductance(profile, images=4, seed=0):
@@ -153,7 +159,7 @@ def test_missing_sources_are_one_line(scorer, message):
 
 def test_a_model_that_a_source_lacks_and_odd_conductance_are_named():
     partial = {name: SAME[name] for name in "ab"}
-    with pytest.raises(FeatureError, match="c: no conductance on the source 'same'"):
+    with pytest.raises(FeatureError, match="c: no conductance on 'same'"):
         DCD(sources={"same": partial, "other": OTHER}, accuracy=ACCURACY).score(TARGET)
     scorer = DCD(sources={"same": SAME, "other": OTHER}, accuracy=ACCURACY)
     for rows in ([[1.0]], [[1.0, -1.0]], [[np.nan, 1.0]], [[0.0, 0.0]]):
@@ -161,3 +167,44 @@ def test_a_model_that_a_source_lacks_and_odd_conductance_are_named():
             scorer.score({"a": Features(np.array(rows), [0])})
     with pytest.raises(SettingError, match=r"scorer.dcd.beta=0"):
         DCD(beta=0.0)
+
+
+def settings_of(folder, store, **data):
+    zoo = {name: {"model": name, "image_size": 32} for name in ("resnet10t", "mobilenetv3_small_050")}
+    trainer = {"accelerator": "cpu", "precision": "32", "batch_size": 4, "workers": 0}
+    own = {"name": str(folder), "root": None, "limit": None, "on_error": "stop", **data}
+    return ExtractionSettings(own, zoo, trainer, str(store), seed=0)
+
+
+def test_conductance_of_target_and_sources_is_extracted_once_and_given_to_dcd(tree, tmp_path):
+    folders = {name: tree(f"a/{name}1.png", f"a/{name}2.png", f"b/{name}3.png", root=name) for name in "xyz"}
+    table = pd.DataFrame({"y": [50.0, 60.0], "z": [70.0, 50.0]}, index=["resnet10t", "mobilenetv3_small_050"])
+    table.columns = [str(folders[name]) for name in "yz"]
+    settings = settings_of(folders["x"], tmp_path / "store")
+    scorers = {"dcd": DCD(), "logme": LogME()}
+    found = with_conductance(scorers, list(table.columns), table, settings)
+    assert found["logme"] is scorers["logme"]
+    own = found["dcd"].conductance["resnet10t"]
+    backbone = load_backbone("resnet10t", image_size=32)
+    images = settings.load_images()
+    pixels = torch.stack([backbone.transform(images.image(i)) for i in range(len(images))])
+    net = backbone.net
+
+    def embed(x):
+        return net.forward_head(net.forward_features(x), pre_logits=True)
+
+    expected = conductance_of(embed, find_blocks(net), backbone.normalize(pixels))
+    torch.testing.assert_close(own.x, expected.magnitude, rtol=1e-3, atol=1e-5)
+    # the pool holds other features: those on the target are in the scorer
+    pool = {name: Features(torch.ones(3, 5), [0, 0, 1]) for name in settings.zoo}
+    scores = found["dcd"].score(pool)
+    assert set(scores) == set(settings.zoo)
+    assert all(-1 <= score < 0 for score in scores.values())
+
+
+def test_sources_without_accuracies_are_refused_before_extraction(tmp_path):
+    settings = settings_of("nowhere", tmp_path)
+    with pytest.raises(SettingError, match=r"sources=\['a'\]: scorer=dcd needs two"):
+        with_conductance({"dcd": DCD()}, ["a"], None, settings)
+    with pytest.raises(SettingError, match=r"sources: no accuracies on 'b'; known: a. Set source_table"):
+        with_conductance({"dcd": DCD()}, ["a", "b"], pd.DataFrame({"a": [1.0]}), settings)

@@ -90,7 +90,7 @@ def _build(settings: Mapping[str, Any], tokens: torch.Tensor) -> Clip:
 def _write_config(folder: Path, vision: Mapping[str, Any]) -> None:
     config = model_config(vision)
     config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": f"../{MERGES_FILE}"}
-    content = json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing()}, indent=2) + "\n"
+    content = json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing(), "prompts": ["{}"]}, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "open_clip_config.json", content.encode())
 

@@ -215,6 +215,8 @@ def estimate(
         "zoo": chosen.zoo,
         "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
         "source": {"name": None, "limit": None},
+        "sources": [],
+        "source_table": None,
         "race": race,
         "groundtruth": None if groundtruth is None else str(groundtruth),
         "seed": seed,

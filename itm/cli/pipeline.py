@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from itm.cli.folders import groundtruth_folder
 from itm.core.errors import SettingError, unknown
@@ -13,18 +15,23 @@ from itm.data.image_set import ImageSet, is_segmentation
 from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.difficulty import class_difficulty
 from itm.evaluation.predicted_masks import predict_examples
-from itm.evaluation.priors import find_prior
+from itm.evaluation.priors import best_table, find_prior
 from itm.evaluation.truth import Truth, find_truth, shipped_tables
 from itm.extraction.candidate import Candidate
 from itm.extraction.pool import ExtractedPool, ExtractionSettings, extract_pool
+from itm.groundtruth.open_clip_results import load_accuracies
 from itm.models import check_zoo
+from itm.models.entry import ZooEntry
 from itm.models.pixels import RAW_RGB
+from itm.models.prompts import TEMPLATES, check_templates
+from itm.models.vlm import PREFIX
 from itm.ranking.race import Race, race
 from itm.ranking.ranking import Ranking, rank_all
 from itm.ranking.recommend import RESAMPLES, Recommendation, recommend
 from itm.ranking.source import with_source_features
+from itm.ranking.tasks import check_tasks, controls, with_conductance
 from itm.report.report import Report
-from itm.scorers import Combined, Scorer
+from itm.scorers import DCD, Combined, Scorer
 from itm.scorers.cross_fitted import cross_fitted
 
 _METRICS = ("tau_w", "regret", "mean_score", "seconds")
@@ -48,6 +55,9 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
+    tasks, table = run.get("sources") or [], source_table(run, scorers)
+    check_templates(run.get("templates") or TEMPLATES)
+    check_tasks(scorers, tasks, table, str(run["data"]["name"]), list(run["zoo"]))
     if run.get("on_failure", "stop") == "stop":
         check_zoo(run["zoo"])
     extraction = ExtractionSettings.from_run(run, images)
@@ -58,6 +68,9 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     scorers = with_prior(scorers, run, pool.candidates)
     layers = {name: candidate.layers for name, candidate in pool.candidates.items() if candidate.layers}
     scorers = cross_fitted(scorers, layers) if layers else scorers
+    scorers = with_conductance(scorers, tasks, table, replace(extraction, zoo=left))
+    if table is not None:
+        scorers = {**scorers, **_controls_beside(tasks, table, pool, run, truth)}
     jobs = run["jobs"] or processes()
     rankings, left_out = rank_all(pool.features, scorers, seed=run["seed"], seeds=run["seeds"], jobs=jobs)
     recommendation = _recommend(pool, rankings[0], run, jobs)
@@ -93,6 +106,41 @@ def with_prior(
     controls = any(candidate.untrained for candidate in candidates.values())
     prior = find_prior(tables, str(run["data"]["name"]), list(candidates), controls=controls)
     return {**scorers, **{name: replace(scorers[name], prior=prior) for name in asking}}  # type: ignore[call-arg]
+
+
+def source_table(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> pd.DataFrame | None:
+    """Return the accuracies on the source tasks of DCD; None where no scorer needs them, or no table has them.
+
+    Args:
+        run: Settings of the run: ``source_table`` is a file or an address; without it a shipped table, or the file
+            ``groundtruth``, that has all of ``sources`` for the most of the run's models.
+        scorers: Scorers by the name of their ranking.
+
+    Raises:
+        DataError: If ``source_table`` is not such a table.
+    """
+    if not any(isinstance(one, DCD) and one.sources is None for one in scorers.values()):
+        return None
+    if run.get("source_table"):
+        return load_accuracies(str(run["source_table"]), networks(run["zoo"]))
+    tables = shipped_tables(groundtruth_folder())
+    if str(run["groundtruth"]) not in ("None", "shipped", "paper"):
+        tables.insert(0, str(run["groundtruth"]))
+    return best_table(tables, run.get("sources") or [], list(run["zoo"]))
+
+
+def networks(zoo: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:
+    """Return open_clip's ``<architecture>/<tag>`` by the name of each entry of a zoo; timm's name for other models."""
+    return {name: ZooEntry.read(name, entry).model_name.removeprefix(PREFIX) for name, entry in zoo.items()}
+
+
+def _controls_beside(
+    tasks: Sequence[str], table: pd.DataFrame, pool: ExtractedPool, run: Mapping[str, Any], truth: Truth | None
+) -> dict[str, Scorer]:
+    """Return the controls of DCD; those that a comparison with the truth shows as priors are left out."""
+    found = controls(tasks, table, pool, run["zoo"], run.get("templates"))
+    shown = () if truth is None else ("parameters", "imagenet_accuracy")
+    return {name: one for name, one in found.items() if name not in shown}
 
 
 def _recommend(pool: ExtractedPool, ranking: Ranking, run: Mapping[str, Any], jobs: int) -> Recommendation:

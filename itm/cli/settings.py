@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -75,6 +75,9 @@ class EstimateSettings:
     plan: bool = False
     on_failure: OnFailure = "stop"
     image_size: Count | None = None
+    sources: list[Text | int] = field(default_factory=list)
+    source_table: Text | None = None
+    templates: list[str] | None = None
 
 
 @settings("")
@@ -140,7 +143,7 @@ def _check(kind: type, group: str, node: object) -> None:
     values = dict(_check_mapping(group, node))
     if "precision" in values:
         values["precision"] = str(values["precision"])  # a command line gives the number 16
-    kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    kind(**{one.name: values[one.name] for one in fields(kind) if one.name in values})
 
 
 def _check_trainer(node: object, *, extraction: bool = False) -> None:

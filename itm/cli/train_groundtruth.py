@@ -3,6 +3,7 @@
 python train_groundtruth.py data=cifar10 zoo=paper20 trainer=v100          the paper's grid
 python train_groundtruth.py data=/my/images protocol.epochs=20             your own images
 python train_groundtruth.py models=[efficientnet_lite1] keep=weights       one model, with its weights kept
+python train_groundtruth.py zoo=open_clip10 adaptation=zero_shot           vision-language models, without training
 python train_groundtruth.py -m worker=1,2,3 hydra/launcher=ray             three workers share the grid
 
 The same command continues an interrupted run: it skips finished trials and resumes others after their last epoch.
@@ -80,6 +81,8 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
     store = TrialStore(run["records"])
     _check_places(run, store)
+    if run["keep"] == "weights" and grid.adaptation == "zero_shot":
+        raise SettingError("keep=weights: adaptation=zero_shot trains none; set keep=nothing.")
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
     if run["table"] is not None:
         check_protocol(run["table"], images.train.name, grid.comparable(images))

@@ -120,3 +120,22 @@ def find_prior(
         if known and (best is None or others.shape[1] > best.shape[1]):
             best = others
     return None if best is None else mean_rank(best)
+
+
+def best_table(tables: Sequence[str], datasets: Sequence[str], models: Sequence[str]) -> pd.DataFrame | None:
+    """Return the table that has all datasets for the most of some models, the first of equal ones, or None.
+
+    Args:
+        tables: Sources of :func:`itm.groundtruth.tables.load`.
+        datasets: Columns that the table must have.
+        models: Names of models.
+    """
+    best, most = None, 0
+    for source in tables:
+        table = load(source)
+        if not set(datasets) <= set(table.columns):
+            continue
+        count = int(table[list(datasets)].reindex(list(models)).notna().any(axis=1).sum())
+        if count > most:
+            best, most = table, count
+    return best

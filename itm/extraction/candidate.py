@@ -56,13 +56,13 @@ class Candidate:
     @classmethod
     def from_backbone(cls, backbone: Backbone, extraction: Extraction, readout: Readout = POOLED) -> Candidate:
         """Collect the facts of a backbone and of its extraction."""
-        pooled = readout is POOLED
+        dense = isinstance(readout, Dense)
         count = readout.layers if isinstance(readout, Dense) else 1
         return cls(
             parameters=backbone.num_parameters,
             input_size=backbone.input_size,
             dim=extraction.features.dim,
-            pooling=backbone.pooling if pooled else "bilinear",
+            pooling="bilinear" if dense else backbone.pooling,
             transform=readout.transform_text(backbone),
             pretraining=backbone.pretraining,
             license=backbone.license,
@@ -72,6 +72,6 @@ class Candidate:
             cached=extraction.cached,
             skipped=extraction.skipped,
             precision=extraction.key.precision,
-            stride=None if pooled else backbone.input_size / backbone.map_shape[-1],
+            stride=backbone.input_size / backbone.map_shape[-1] if dense else None,
             layers=tuple(shape[0] for shape in backbone.map_shapes(count)) if count > 1 else (),
         )

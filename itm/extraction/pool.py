@@ -20,6 +20,7 @@ from itm.extraction.candidate import Candidate
 from itm.extraction.extract import Extraction, extract
 from itm.extraction.parts import GrowingSample, extract_sample
 from itm.extraction.precision import choose_precision
+from itm.extraction.readouts.conductance import Conductances
 from itm.extraction.readouts.dense import Dense, MaskSettings
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
@@ -48,6 +49,7 @@ class ExtractionSettings:
             not decide the features, and equal settings may differ in it.
         images: The images in place of those that ``data`` names, where a Python program gives them.
         masks: Settings of :class:`itm.extraction.readouts.dense.MaskSettings`.
+        conductance: Whether the conductance of each block is read off the networks, in place of features.
     """
 
     data: Mapping[str, Any]
@@ -58,6 +60,7 @@ class ExtractionSettings:
     worker: int | None = None
     images: ImageSet | None = None
     masks: Mapping[str, Any] = field(default_factory=dict)
+    conductance: bool = False
 
     @classmethod
     def from_run(cls, run: Mapping[str, Any], images: ImageSet | None = None) -> ExtractionSettings:
@@ -88,6 +91,8 @@ class ExtractionSettings:
 
     def readout(self, images: ImageSet) -> Readout:
         """Return what is read off a network: pooled features, or sampled pixels where the images have masks."""
+        if self.conductance:
+            return Conductances()
         if images.masks is None:
             return POOLED
         return Dense.for_images(images, self.data.get("rows") or ROWS, self.seed, MaskSettings(**self.masks))

@@ -6,6 +6,8 @@
 - ``vpt``, ``vpt_deep``: learned prompts before the first block, or new ones before each block (Jia et al., ECCV 2022,
   equations 4 to 7).
 - ``bitfit``: the biases (Ben Zaken et al., ACL 2022).
+
+``zero_shot`` trains nothing at all, see :mod:`itm.groundtruth.zero_shot`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ def adapt(backbone: Backbone, mode: str, *, rank: int = 8, prompts: int = 10, se
             missing.
     """
     _check_known(mode)
+    if mode == "zero_shot":
+        raise SettingError("adaptation=zero_shot: trains nothing; see itm.groundtruth.zero_shot.")
     for setting, value in (("rank", rank), ("prompts", prompts)):
         if value < 1:
             raise SettingError(f"{setting}={value}: expected 1 or more.")

@@ -27,7 +27,8 @@ def show(table: pd.DataFrame, frame: pd.DataFrame, to: Console | None = None) ->
     """
     to = to or console()
     # as a line of its own: the title of a table wraps at the table's width
-    title = f"{measure(frame)} after fine-tuning, percent ({_protocols(frame)}); {selection(frame)}"
+    how = "zero-shot" if (frame["adaptation"] == "zero_shot").all() else "after fine-tuning"
+    title = f"{measure(frame)} {how}, percent ({_protocols(frame)}); {selection(frame)}"
     to.print(title, markup=False, highlight=False, soft_wrap=True)
     print_frame(table, "", 2, to)
     for dataset, deviation in noise(frame).items():

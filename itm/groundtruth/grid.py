@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
+from itm.core.errors import SettingError
 from itm.core.settings import NonNegative, Positive, settings
 from itm.data.image_set import is_segmentation
 from itm.groundtruth.adaptation import check_adaptation
@@ -18,11 +19,14 @@ from itm.groundtruth.protocol import Adaptation, Protocol
 from itm.groundtruth.segmentation import segmentation_text
 from itm.groundtruth.trials import Record, Trial, comparable_digest
 from itm.models.backbone import Backbone
+from itm.models.prompts import TEMPLATES, check_templates, check_text, class_words, text_digest
 
 IMAGES: Mapping[str, Any] = {"batch_size": 64, "crop_scale": (0.08, 1.0)}
 """Batch size and crop scale for images with labels where the settings leave them open."""
 MASKED: Mapping[str, Any] = {"batch_size": 8, "crop_scale": (0.25, 1.0)}
 """The same for images with masks (ours; the paper gives no recipe)."""
+UNTRAINED_LR = 1.0
+"""Learning rate in the record of a trial without training, where it has no effect."""
 
 _Seed = Annotated[int, Field(ge=0)]
 _OneOrMore = Field(min_length=1)
@@ -74,13 +78,35 @@ class Grid:
         }
         if shared.get("select") is None:
             shared["select"] = default_select(str(data["name"]))
+        if settings["adaptation"] == "zero_shot":
+            return cls._zero_shot(settings, shared)
         defaults = MASKED if is_segmentation(str(data["name"])) else IMAGES
         shared |= {name: value for name, value in defaults.items() if shared.get(name) is None}
         check_adaptation(settings["adaptation"])  # now rather than in every trial
+        shared.pop("templates", None)  # prompts are for zero-shot accuracy alone
         return cls(**settings["grid"], adaptation=settings["adaptation"], protocol=Protocol(**shared))
 
+    @classmethod
+    def _zero_shot(cls, settings: Mapping[str, Any], shared: Mapping[str, Any]) -> Grid:
+        """Build the grid of one trial per model, without training; settings of the training play no part."""
+        name = str(settings["data"]["name"])
+        if is_segmentation(name):
+            raise SettingError(f"adaptation=zero_shot: {name} has masks; zero-shot accuracy needs one class per image.")
+        templates = check_templates(shared.get("templates") or TEMPLATES, "protocol.templates")
+        kept = ("name", "image_size", "precision", "limit", "test_limit")
+        protocol = Protocol.zero_shot(templates, **{key: shared.get(key) for key in kept})
+        return cls(lr=(UNTRAINED_LR,), weight_decay=(0.0,), adaptation="zero_shot", protocol=protocol)
+
     def trials(self, backbone: Backbone, images: ImageSplits) -> list[Trial]:
-        """Return the trials of one model, seed by seed."""
+        """Return the trials of one model, seed by seed.
+
+        Raises:
+            SettingError: If zero-shot accuracy is asked of a model without a text encoder, or of classes without names.
+        """
+        zero_shot = self.adaptation == "zero_shot"
+        if zero_shot:
+            check_text(backbone)
+            class_words(images.train.classes)
         return [
             Trial(
                 dataset=images.train.name,
@@ -88,7 +114,7 @@ class Grid:
                 test=images.test.fingerprint,
                 model=backbone.name,
                 architecture=backbone.model,
-                weights=backbone.weights_digest,
+                weights=text_digest(backbone) if zero_shot else backbone.weights_digest,
                 transform=backbone.transform_text if images.train.masks is None else segmentation_text(backbone),
                 pooling=backbone.pooling,
                 lr=lr,

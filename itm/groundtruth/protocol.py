@@ -12,8 +12,8 @@ from itm.core.devices import Precision
 from itm.core.errors import SettingError
 from itm.core.settings import Count, NonNegative, settings
 
-Adaptation = Literal["full", "linear", "lora", "vpt", "vpt_deep", "bitfit"]
-"""Weights of the backbone that train, see :mod:`itm.groundtruth.adaptation`."""
+Adaptation = Literal["full", "linear", "lora", "vpt", "vpt_deep", "bitfit", "zero_shot"]
+"""Weights of the backbone that train, see :mod:`itm.groundtruth.adaptation`; ``"zero_shot"``: nothing trains."""
 Schedule = Literal["cosine", "constant"]
 """Course of the learning rate after the warm-up."""
 Select = Literal["test", "validation"]
@@ -25,6 +25,8 @@ OPTIMISTIC = "best epoch and setting chosen on the test split (optimistic)"
 """Note beside every accuracy of ``select="test"``."""
 VALIDATED = "best epoch and setting chosen on a fifth of the training split"
 """Note beside every accuracy of ``select="validation"``."""
+UNTUNED = "nothing is trained or chosen (zero-shot, by prompts of class names)"
+"""Note beside every zero-shot accuracy."""
 
 
 @settings("protocol")
@@ -47,6 +49,7 @@ class Protocol:
         test_limit: Size of the sample of the test images, or None for all.
         select: ``"test"``: the accuracy on the test split chooses the best epoch and setting, as in the paper, which
             is optimistic. ``"validation"``: a stratified fifth of the training split chooses them and does not train.
+        templates: Prompts of zero-shot accuracy, with ``{}`` for the name of the class; None where a network trains.
         name: Name for tables, not part of the identity; :attr:`label` makes one by default.
 
     Raises:
@@ -67,6 +70,7 @@ class Protocol:
     limit: Count | None = None
     test_limit: Count | None = None
     select: Select = "test"
+    templates: Annotated[tuple[str, ...] | None, Strict(False)] = None  # a YAML list is converted
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,13 +88,27 @@ class Protocol:
     def identity(self) -> dict[str, Any]:
         """Return all settings but the name, as they enter a trial's digest.
 
-        ``select`` is left out at ``"test"``, so that records from before the setting stay valid.
+        ``select`` is left out at ``"test"`` and ``templates`` at None, so that records from before these settings stay
+        valid.
         """
         found = asdict(self)
         del found["name"]
         if self.select == "test":
             del found["select"]
+        if self.templates is None:
+            del found["templates"]
         return found
+
+    @classmethod
+    def zero_shot(cls, templates: tuple[str, ...], **shared: Any) -> Protocol:
+        """Build the protocol of a trial without training.
+
+        Args:
+            templates: Prompts with ``{}``.
+            shared: ``image_size``, ``precision``, ``limit``, ``test_limit`` and ``name``; settings of the training do
+                not decide the accuracy and have one value for all trials.
+        """
+        return cls(epochs=1, warmup_epochs=0.0, templates=templates, **shared)
 
     def overrides(self) -> dict[str, int]:
         """Return the settings that replace those of every zoo entry."""
@@ -107,11 +125,14 @@ class Protocol:
     @property
     def note(self) -> str:
         """Note that stands beside every accuracy of this protocol."""
+        if self.templates is not None:
+            return UNTUNED
         return OPTIMISTIC if self.select == "test" else VALIDATED
 
     @property
     def label(self) -> str:
         """The name, or the settings that differ most from run to run: ``"100ep-64px-1000train"``."""
         sizes = ((self.image_size, "px"), (self.limit, "train"), (self.test_limit, "test"))
-        words = (f"{self.epochs}ep", *(f"{size}{unit}" for size, unit in sizes if size is not None))
+        first = f"{self.epochs}ep" if self.templates is None else "zero-shot"
+        words = (first, *(f"{size}{unit}" for size, unit in sizes if size is not None))
         return self.name or "-".join(words)

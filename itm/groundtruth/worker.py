@@ -18,6 +18,7 @@ from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.train import train_trial
 from itm.groundtruth.trials import Record, Trial, TrialStore
+from itm.groundtruth.zero_shot import evaluate_zero_shot
 from itm.models.backbone import Backbone, load_backbone
 
 _log = logging.getLogger(__name__)
@@ -126,21 +127,27 @@ class Worker:
     def _train_claimed(self, trial: Trial) -> None:
         with ExitStack() as stack:
             tracked = self._track(trial, stack)
-            record = train_trial(
-                trial,
-                self.backbone(trial.model),
-                self.images,
-                self.store,
-                self.hardware,
-                keep_weights=self.keep_weights,
-                logger=None if tracked is None else tracked.logger,
-            )
+            record = self._outcome(trial, None if tracked is None else tracked.logger)
             self.store.write(record)
             if record.error is None:
                 LastCheckpoint(self.store.folder(trial)).remove()
             _log_outcome(record)
             if tracked is not None:
                 _finish(tracked, record)
+
+    def _outcome(self, trial: Trial, logger: Logger | None) -> Record:
+        backbone = self.backbone(trial.model)
+        if trial.adaptation == "zero_shot":
+            return evaluate_zero_shot(trial, backbone, self.images, self.hardware)
+        return train_trial(
+            trial,
+            backbone,
+            self.images,
+            self.store,
+            self.hardware,
+            keep_weights=self.keep_weights,
+            logger=logger,
+        )
 
     def _track(self, trial: Trial, stack: ExitStack) -> TrackedRun | None:
         """Start a tracked run; a tracker that fails does not cost the trial."""

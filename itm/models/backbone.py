@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -181,6 +181,7 @@ def load_backbone(
     name: str,
     *,
     model: str | None = None,
+    library: Literal["timm", "torchvision", "open_clip"] | None = None,
     model_args: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     checkpoint: str | None = None,
@@ -201,7 +202,9 @@ def load_backbone(
 
     Args:
         name: The zoo's name for it.
-        model: timm's name, with or without its tag, or ``torchvision:<name>``; ``name`` where not given.
+        model: timm's name, with or without its tag, ``torchvision:<name>`` or ``open_clip:<architecture>/<tag>``;
+            ``name`` where not given.
+        library: ``"timm"``, ``"torchvision"`` or ``"open_clip"``, in place of the prefix of ``model``.
         model_args: Arguments of the network's constructor that differ from that name's: widths, depths, patch size, ...
         pretrained: Fetch the weights that timm or torchvision publishes under that name.
         checkpoint: A local weight file, or ``package:<name>`` for the one that a Python package ships, or
@@ -226,6 +229,7 @@ def load_backbone(
     """
     given = {
         "model": model,
+        "library": library,
         "model_args": model_args,
         "pretrained": pretrained,
         "checkpoint": checkpoint,

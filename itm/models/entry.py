@@ -6,18 +6,20 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from itm.core.errors import ItmError, SettingError, unknown
 from itm.core.settings import settings
+from itm.models import torchvision, vlm
 from itm.models.checkpoints import LAYOUTS, locate
 from itm.models.families import Family, find_model
 from itm.models.preprocessing import check_preprocessing
 
 _MOST_PIXELS = 8192  # per side
 _MODEL = "a model's name"
+_PREFIXES = {"torchvision": torchvision.PREFIX, "open_clip": vlm.PREFIX}
 _CHECKPOINT = "a path, package:<name> or repository:<path>"
 
 
@@ -31,6 +33,7 @@ class ZooEntry:
 
     name: Annotated[str, Field(description="the name of a zoo's entry")]
     model: Annotated[str | None, Field(description=_MODEL)] = None
+    library: Annotated[Literal["timm", "torchvision", "open_clip"] | None, Field(description="a library's name")] = None
     model_args: Annotated[Mapping[str, Any] | None, Field(description="a mapping of the network's arguments")] = None
     pretrained: Annotated[bool, Field(description="true or false")] = False
     checkpoint: Annotated[str | None, Field(description=_CHECKPOINT)] = None
@@ -69,8 +72,13 @@ class ZooEntry:
 
     @property
     def model_name(self) -> str:
-        """Name of the network: ``model``, or the entry's own name where that is not given."""
-        return self.model or self.name
+        """Name of the network: ``model``, or the entry's own name where that is not given; with the library's prefix.
+
+        ``library: open_clip`` with ``model: ViT-B-32/openai`` is the same as ``model: open_clip:ViT-B-32/openai``.
+        """
+        name = self.model or self.name
+        prefix = _PREFIXES.get(self.library or "timm", "")
+        return name if name.startswith(prefix) else f"{prefix}{name}"
 
     @property
     def has_weights(self) -> bool:

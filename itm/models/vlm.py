@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError, SettingError
-from itm.models.checkpoints import REPOSITORY
+from itm.models.checkpoints import REPOSITORY, digest
 
 PREFIX = "open_clip:"
 _FOLDERS = ("local-dir:", "repository:")
@@ -91,7 +92,9 @@ class OpenClipModel:
 
     def finish(self, net: nn.Module, has_head: bool) -> nn.Module:
         """Return the image encoder, which remembers the text encoder."""
-        return ImageEncoder(net, TextEncoder(net, self._tokenizer, self.name))
+        content = {} if self.folder is None else _read_config(self.folder, self.name)
+        prompts = tuple(str(prompt) for prompt in content.get("prompts", ()))
+        return ImageEncoder(net, TextEncoder(net, self._tokenizer, self.name, prompts))
 
     def _tokenizer(self) -> Any:
         """Return open_clip's tokenizer of the model; a vocabulary in the model's folder is found from there."""
@@ -146,10 +149,19 @@ class TextEncoder:
         model: open_clip's model of both encoders.
         tokenizer: Builds its tokenizer, on first use: some are fetched from a hub.
         name: The model's name in errors.
+        prompts: Prompts that the model was trained with, where its folder's configuration lists ``prompts``.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[], Any], name: str) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Callable[[], Any], name: str, prompts: tuple[str, ...] = ()
+    ) -> None:
+        self.prompts = prompts
         self._model, self._tokenizer, self._name = model.eval(), tokenizer, name
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 over the weights of both encoders, in hexadecimal."""
+        return digest(self._model.state_dict())
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:

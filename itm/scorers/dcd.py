@@ -42,6 +42,7 @@ class DCD(PoolScorer):
             Kullback-Leibler divergence of the importances.
         temperature: Of the importance; None takes the standard deviation of ``u`` for ``share``, 1 for ``log-z``.
         beta: Temperature of the weights, in units of the median divergence over the sources.
+        conductance: Conductance on the target, for a pool that holds other features; None: the pool holds it.
         weights: ``"model"`` gives each model its own weights of the sources, ``"shared"`` their mean over the models.
 
     Raises:
@@ -49,6 +50,7 @@ class DCD(PoolScorer):
     """
 
     name: ClassVar[str] = "dcd"
+    resampled: ClassVar[bool] = False
 
     sources: Mapping[str, Mapping[str, Features]] | None = field(default=None, hash=False)
     accuracy: pd.DataFrame | None = field(default=None, hash=False, compare=False)
@@ -57,6 +59,7 @@ class DCD(PoolScorer):
     temperature: Positive | None = None
     beta: Positive = 1.0
     weights: Literal["model", "shared"] = "model"
+    conductance: Mapping[str, Features] | None = field(default=None, hash=False)
 
     def evaluate(self, pool: Mapping[str, Features]) -> dict[str, Score]:
         """Score every model of the pool.
@@ -70,6 +73,8 @@ class DCD(PoolScorer):
             FeatureError: If a model lacks conductance on a source, or an accuracy on every source.
         """
         sources, accuracy = self._checked_sources()
+        if self.conductance is not None:
+            pool = {name: _of(name, "target", self.conductance) for name in pool}
         ranks = _ranks(accuracy, list(sources), list(pool))
         divergences: dict[str, Tensor] = {}
         for name, target in pool.items():
@@ -134,6 +139,18 @@ def _ranks(table: pd.DataFrame, tasks: list[str], models: list[str]) -> pd.DataF
     return known.rank(ascending=False, method="average") / known.count()
 
 
+def mean_rank(table: pd.DataFrame, tasks: list[str], models: list[str]) -> dict[str, float]:
+    """Return minus the mean relative rank on source tasks, -1 to 0, by model: DCD with equal weights of all tasks.
+
+    Args:
+        table: True accuracies, index model, columns task; cells may be missing.
+        tasks: The source tasks.
+        models: Models to rank; those without an accuracy are left out.
+    """
+    means = _ranks(table, tasks, models).mean(axis=1).dropna()
+    return {str(name): -float(value) for name, value in means.items()}
+
+
 def _importance(profile: Tensor, temperature: float | None) -> Tensor:
     """Entropy-regularised maximum over the simplex, ``softmax(u / temperature)``, ``[L]``."""
     scale = float(profile.std(correction=0)) if temperature is None else temperature
@@ -142,7 +159,7 @@ def _importance(profile: Tensor, temperature: float | None) -> Tensor:
 
 def _of(name: str, task: str, features: Mapping[str, Features]) -> Features:
     if name not in features:
-        raise FeatureError(f"{name}: no conductance on the source {task!r}; extract it, or leave the model out.")
+        raise FeatureError(f"{name}: no conductance on {task!r}; extract it, or leave the model out.")
     return features[name]
 
 

@@ -11,16 +11,61 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from itm.core.errors import SettingError
+from itm.extraction.readouts.readout import Rows
+
+if TYPE_CHECKING:
+    from itm.data.image_set import ImageSet
+    from itm.models.backbone import Backbone
 
 MOST_BLOCKS = 12
 """A longer chain of blocks is read in this many groups of equal length."""
 _CHAINS = ("blocks", "transformer.resblocks", "stages", "layers", "encoder.layers", "trunk", "visual", "net")
+
+
+@dataclass(frozen=True)
+class Conductances:
+    """One row per image: the conductance of each block of the network.
+
+    Args:
+        steps: Number of intervals of the path.
+    """
+
+    steps: int = 16
+
+    @property
+    def key(self) -> str:
+        """The readout with its settings."""
+        return f"conductance, {self.steps} steps from zeros"
+
+    def transform(self, backbone: Backbone) -> Callable[[Image.Image], Tensor]:
+        """Return the network's own transform."""
+        return backbone.transform
+
+    def transform_text(self, backbone: Backbone) -> str:
+        """Return the network's own transform in one line."""
+        return backbone.transform_text
+
+    def read(self, backbone: Backbone, pixels: Tensor, images: ImageSet, indices: Sequence[int]) -> Rows:
+        """Compute the conductance of all blocks; the labels play no part."""
+        net = cast(Any, backbone.net)
+        blocks = find_blocks(net, backbone.name)
+        # extraction runs in inference mode and mixed precision; gradients need neither
+        with torch.inference_mode(False), torch.autocast(pixels.device.type, enabled=False):
+            normalized = backbone.normalize(pixels.clone())
+
+            def embed(x: Tensor) -> Tensor:
+                return cast(Tensor, net.forward_head(net.forward_features(x), pre_logits=True))
+
+            found = conductance(embed, blocks, normalized, steps=self.steps)
+        rows = torch.tensor(indices, dtype=torch.int64)
+        return Rows(rows, found.magnitude, images.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
