@@ -65,20 +65,20 @@ def test_true_rankings_compose_into_a_grid(name):
     cfg = composed(f"+truth={name}", entry="train_groundtruth")
     grid = Grid.from_settings(OmegaConf.to_container(cfg, resolve=True))
     assert grid.protocol.name == name.replace("_", "-")
-    assert len(cfg.zoo) == (16 if name.startswith("miniature") else len(composed("zoo=demo").zoo))
+    assert len(cfg.zoo) == {"miniature": 16, "vlm": 12}.get(name.split("_")[0], len(composed("zoo=demo").zoo))
 
 
 @pytest.mark.parametrize("name", [name for name in names("zoo") if name != "auto"])
 def test_zoos_name_models_with_known_settings(name):
     from itm.models.backbone import load_backbone
-    from itm.models.families import find_model
+    from itm.models.entry import ZooEntry
 
     zoo = composed(f"zoo={name}").zoo
     known = set(load_backbone.__kwdefaults__) if load_backbone.__kwdefaults__ else set()
     assert len(zoo) >= 2
     for model, spec in zoo.items():
         assert set(spec or {}) <= known, model
-        find_model((spec or {}).get("model", model), f"zoo.{model}.model")
+        ZooEntry.read(model, spec).find_model()
 
 
 def test_the_paper_s_zoos_are_those_of_its_tables():

@@ -11,8 +11,9 @@ from itm.extraction.pool import ExtractionSettings
 from itm.extraction.readouts.conductance import conductance as conductance_of
 from itm.extraction.readouts.conductance import find_blocks
 from itm.models.backbone import load_backbone
-from itm.ranking.source import with_conductance
+from itm.ranking.tasks import check_tasks, with_conductance
 from itm.scorers import DCD, LogME
+from itm.scorers.dcd import mean_rank
 
 
 def conductance(profile, images=4, seed=0):
@@ -202,9 +203,32 @@ def test_conductance_of_target_and_sources_is_extracted_once_and_given_to_dcd(tr
     assert all(-1 <= score < 0 for score in scores.values())
 
 
-def test_sources_without_accuracies_are_refused_before_extraction(tmp_path):
-    settings = settings_of("nowhere", tmp_path)
-    with pytest.raises(SettingError, match=r"sources=\['a'\]: scorer=dcd needs two"):
-        with_conductance({"dcd": DCD()}, ["a"], None, settings)
-    with pytest.raises(SettingError, match=r"sources: no accuracies on 'b'; known: a. Set source_table"):
-        with_conductance({"dcd": DCD()}, ["a", "b"], pd.DataFrame({"a": [1.0]}), settings)
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["a"], r"sources=\['a'\]: scorer=dcd needs two"),
+        ([], r"sources=\[\]: scorer=dcd needs two"),
+        ("ab", "sources=ab: expected names of datasets"),
+        (["a", "missing"], "sources: no accuracies on 'missing'; known: a, b, t, other. Set source_table"),
+        (["a", "t"], "sources: 't' is the target itself"),
+        (["a", "a"], "sources: 'a' stands there twice"),
+        (["a", "other"], "sources: the accuracies on 'other' are of other models"),
+    ],
+)
+def test_source_tasks_that_cannot_be_used_are_one_line(tasks, message):
+    table = pd.DataFrame({"a": [1.0, None], "b": [2.0, None], "t": [3.0, None], "other": [None, 4.0]}, index=["m", "o"])
+    with pytest.raises(SettingError, match=message) as raised:
+        check_tasks({"dcd": DCD()}, tasks, table, "t", ["m", "n"])
+    assert "\n" not in str(raised.value)
+    check_tasks({"logme": LogME()}, tasks, None, "t", ["m"])  # other scores do not need them
+
+
+def test_sources_without_any_table_are_one_line():
+    with pytest.raises(SettingError, match=r"no accuracies on 'a'; known: none. Set source_table=<csv>"):
+        check_tasks({"dcd": DCD()}, ["a", "b"], None, "t", ["m"])
+
+
+def test_the_mean_rank_is_dcd_with_equal_weights():
+    found = mean_rank(ACCURACY, ["same", "other"], list(ACCURACY.index))
+    flat = DCD(sources={"same": SAME, "other": SAME}, accuracy=ACCURACY).score(SAME)
+    assert flat == pytest.approx(found)

@@ -23,7 +23,7 @@ from itm.groundtruth.open_clip_results import load_accuracies
 from itm.models import check_zoo
 from itm.models.entry import ZooEntry
 from itm.models.pixels import RAW_RGB
-from itm.models.prompts import TEMPLATES, check_templates
+from itm.models.prompts import check_templates
 from itm.models.vlm import PREFIX
 from itm.ranking.race import Race, race
 from itm.ranking.ranking import Ranking, rank_all
@@ -56,7 +56,8 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
     tasks, table = run.get("sources") or [], source_table(run, scorers)
-    check_templates(run.get("templates") or TEMPLATES)
+    if run.get("templates") is not None:
+        check_templates(run["templates"])
     check_tasks(scorers, tasks, table, str(run["data"]["name"]), list(run["zoo"]))
     if run.get("on_failure", "stop") == "stop":
         check_zoo(run["zoo"])

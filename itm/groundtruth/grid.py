@@ -92,7 +92,8 @@ class Grid:
         name = str(settings["data"]["name"])
         if is_segmentation(name):
             raise SettingError(f"adaptation=zero_shot: {name} has masks; zero-shot accuracy needs one class per image.")
-        templates = check_templates(shared.get("templates") or TEMPLATES, "protocol.templates")
+        given = shared.get("templates")
+        templates = check_templates(TEMPLATES if given is None else given, "protocol.templates")
         kept = ("name", "image_size", "precision", "limit", "test_limit")
         protocol = Protocol.zero_shot(templates, **{key: shared.get(key) for key in kept})
         return cls(lr=(UNTRAINED_LR,), weight_decay=(0.0,), adaptation="zero_shot", protocol=protocol)

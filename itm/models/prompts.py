@@ -112,6 +112,6 @@ def class_embeddings(backbone: Backbone, classes: Sequence[str], templates: Sequ
     """
     check_text(backbone)
     text = cast(Any, backbone.net).text
-    prompts = check_templates(templates or text.prompts or TEMPLATES)
+    prompts = check_templates(text.prompts or TEMPLATES if templates is None else templates)
     rows = [text([prompt.replace(_PLACE, word) for prompt in prompts]).mean(0) for word in class_words(classes)]
     return F.normalize(torch.stack(rows))
