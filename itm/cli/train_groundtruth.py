@@ -81,8 +81,6 @@ def train(cfg: DictConfig, output: Path) -> list[str]:
     tracker = build("tracking", cfg.tracking, run["trust"]) if "_target_" in cfg.tracking else None
     store = TrialStore(run["records"])
     _check_places(run, store)
-    if run["keep"] == "weights" and grid.adaptation == "zero_shot":
-        raise SettingError("keep=weights: adaptation=zero_shot trains none; set keep=nothing.")
     images = load_splits(run["data"], run["seed"], grid.protocol.select)
     if run["table"] is not None:
         check_protocol(run["table"], images.train.name, grid.comparable(images))
@@ -114,3 +112,5 @@ def _check_places(run: Mapping[str, Any], store: TrialStore) -> None:
         check_table(run["table"])
     if run["keep"] == "weights" and is_segmentation(str(run["data"]["name"])):
         raise SettingError("keep=weights: not for images with masks yet; set keep=nothing.")
+    if run["keep"] == "weights" and run["adaptation"] == "zero_shot":
+        raise SettingError("keep=weights: adaptation=zero_shot trains none; set keep=nothing.")
