@@ -157,6 +157,7 @@ def rank(
         if value < 1:
             raise SettingError(f"{setting}={value}: expected a number of at least 1.")
     chosen = by_name(scorer) if isinstance(scorer, str) else scorer
+    _warn_of_sample(chosen, len(next(iter(pool.values())).y))
     runs, failed = _run(chosen, _seeds(chosen, seed, seeds), pool, jobs if hasattr(chosen, "seed") else 1)
     entries = [Entry(model, tuple(scores)) for model, scores in runs.items() if model not in failed]
     if not entries:
@@ -231,6 +232,17 @@ def check_pool(pool: object) -> None:
                 f"{model} has {len(pool[model].y)} rows and {first} {len(pool[first].y)}; compare models on the "
                 "same images only."
             )
+
+
+def _warn_of_sample(scorer: Scorer, rows: int) -> None:
+    """Warn that a slow scorer sees a sample of the rows."""
+    most = getattr(scorer, "max_rows", None)
+    if most is not None and rows > most:
+        _log.warning(
+            "%s scores a random sample of %d of the %d rows, since its time or memory grows fast with them; "
+            "scorer.%s.max_rows=null scores all.",
+            *(scorer.name, most, rows, scorer.name),
+        )
 
 
 def _seeds(scorer: Scorer, seed: int | None, seeds: int) -> list[int]:

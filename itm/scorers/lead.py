@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itm.core.settings import NonNegative, settings
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import Folds, assign_folds, shuffled
+from itm.scorers.common.folds import Folds, MostRows, assign_folds, at_most, shuffled
 from itm.scorers.common.svm import one_vs_rest_svm
 from itm.scorers.linear_probe import standardized
 
@@ -47,7 +47,8 @@ class LEAD(Scorer):
         loss: Loss that drives the evolution: ``"mse"``, or ``"ce"`` with a common rate of the wrong classes.
         fit: ``"oof"``: margins of rows held out, softened; ``"train"``: of the rows fitted to, as described.
         folds: Number of folds.
-        seed: Which of the possible folds, images and random networks.
+        max_rows: Of larger sets a random sample of this many rows is scored.
+        seed: Which of the possible samples, folds, images and random networks.
 
     Raises:
         SettingError: If a word is not known or ``time`` is negative.
@@ -60,10 +61,12 @@ class LEAD(Scorer):
     loss: Loss = "mse"
     fit: Fit = "oof"
     folds: Folds = 5
+    max_rows: MostRows = 5_000
     seed: int = 0
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; at most 0."""
+        samples = at_most(samples, self.max_rows, self.seed)
         y = samples.y.cpu()
         logits = self._initial_logits(samples)
         rates = self.time * self._rates(samples)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itm.core.settings import Count, Positive, settings
 from itm.scorers.base import Samples, Score, Scorer
-from itm.scorers.common.folds import Folds, assign_folds, canonical
+from itm.scorers.common.folds import Folds, MostRows, assign_folds, at_most, canonical
 
 
 @settings("scorer.linear_probe")
@@ -31,7 +31,8 @@ class LinearProbe(Scorer):
         cost: Inverse strength of the squared penalty on the weights, against the summed loss.
         max_iter: Iterations of the optimiser; what is not converged by then is used as it stands, and counted in the
             details.
-        seed: Which of the possible folds.
+        max_rows: Of larger sets a random sample of this many rows is scored.
+        seed: Which of the possible samples and folds.
     """
 
     name: ClassVar[str] = "linear_probe"
@@ -39,10 +40,12 @@ class LinearProbe(Scorer):
     folds: Folds = 5
     cost: Positive = 1.0
     max_iter: Count = 200
+    max_rows: MostRows = 5_000
     seed: int = 0
 
     def evaluate_one(self, samples: Samples) -> Score:
         """Score one model; between 0 and 100 per cent."""
+        samples = at_most(samples, self.max_rows, self.seed)
         predicted, unconverged = self.out_of_fold(samples)
         hits = int((predicted == samples.y.cpu()).sum())
         return Score(100 * hits / len(predicted), details={"unconverged_folds": unconverged})

@@ -22,6 +22,8 @@ from itm.core.settings import settings
 from itm.scorers.base import Samples, Scorer
 
 Folds = Annotated[int, Field(ge=2)]
+MostRows = Annotated[int, Field(ge=3)] | None
+"""Rows of a sample that a slow score sees in place of all; None for all."""
 """Number of folds."""
 _ROWS_AT_ONCE = 1024
 
@@ -91,6 +93,25 @@ def derive(samples: Samples, x: Tensor, rows: Tensor | None = None) -> Samples:
     derived = Samples(x, y, int((counts > 0).sum()), groups=groups)
     _KEYS[derived] = _keys(samples)[rows.numpy()]
     return derived
+
+
+def at_most(samples: Samples, rows: int | None, seed: int) -> Samples:
+    """Draw a random sample of the rows, in a way that depends on their content and the seed.
+
+    Args:
+        samples: Checked features.
+        rows: Most rows; None keeps all.
+        seed: Which of the possible samples.
+
+    Returns:
+        All rows, or that many of them; classes without a row fall away.
+    """
+    n = len(samples.y)
+    if rows is None or n <= rows:
+        return samples
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    chosen = canonical_rows(samples)[order[:rows]]
+    return derive(samples, samples.x[chosen], chosen)
 
 
 def canonical_rows(samples: Samples) -> Tensor:
