@@ -1,0 +1,1 @@
+"""The table of segmentation, its ground truth, and checks of the features."""
