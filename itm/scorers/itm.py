@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of :meth:`ITM.train`.
+    """Result of ``ITM.train``.
 
     Args:
         module: The trained map and head, with one trace for each seed.
