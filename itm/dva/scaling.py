@@ -38,6 +38,29 @@ def scale_features(x: Tensor, train: Tensor, scaling: Scaling = "unit") -> Tenso
     return (x - mean).mul_(factor)
 
 
+def whiten(x: Tensor, shrinkage: float) -> Tensor:
+    """Whiten features by their total covariance, shrunk towards a multiple of the identity.
+
+    With the covariance ``Σ`` of the rows and its mean variance ``v``, each centred row is multiplied by
+    ``((1 − a) Σ/v + a I)^(−1/2)``. No label is used, so held-out rows may take part.
+
+    Args:
+        x: Features, float, ``[N, D]``.
+        shrinkage: ``a``, above 0 to 1; 1 only centres.
+
+    Returns:
+        Features ``[N, D]``; zeros where all rows are equal.
+    """
+    centered = x - x.mean(dim=0)
+    variance = float(centered.square().sum()) / x.numel()
+    if variance <= torch.finfo(x.dtype).tiny:
+        return torch.zeros_like(x)
+    left, lengths, right = torch.linalg.svd(centered, full_matrices=False)
+    spectrum = lengths.square() / (len(x) * variance)
+    weights = ((1 - shrinkage) * spectrum + shrinkage).rsqrt()
+    return torch.mm(left * (lengths * weights), right)
+
+
 def fit_scaling(x: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
     """Fit the scalings that are linear, ``(x − mean)·factor``; ``"l2"`` needs no fit and leaves features as they are.
 

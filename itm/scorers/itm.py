@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -24,8 +25,9 @@ from itm.dva.equations import (
     Stability,
     pseudo_centers,
 )
-from itm.dva.scaling import Scaling, fit_scaling
+from itm.dva.scaling import Scaling, fit_scaling, whiten
 from itm.scorers.base import Samples, Score, Scorer
+from itm.scorers.common.folds import assign_folds
 
 if TYPE_CHECKING:
     from itm.core.datamodule import TransferData
@@ -50,9 +52,18 @@ class Trained:
 _MOST_VALUES = 2**25  # of the gathered batches of all seeds that train side by side: 128 MiB
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One training: its seed and its rows, int64, ascending."""
+
+    seed: int
+    train: Tensor
+    held_out: Tensor
+
+
 @dataclass(frozen=True)
 class _Prepared:
-    """Quantities that one seed's training rows decide before the training.
+    """Quantities that the training rows of one run decide before the training.
 
     Args:
         distance: dis_φ of the training part.
@@ -82,6 +93,8 @@ class ITM(Scorer):
     Args:
         batch_size: ``B``; the number of training rows where that is smaller.
         iterations: Training batches.
+        epochs: Passes over the training rows in place of ``iterations``, so that the number of batches follows that of
+            the rows (ours): 320 passes are 500 batches of 256 with 400 training rows.
         eta: Inner learning rate ``η``.
         n_b: Steps added to every model in eq. 9.
         eta_0: Rate of the logarithm in eq. 9.
@@ -92,6 +105,8 @@ class ITM(Scorer):
         dim: Width ``p`` of the mapped embeddings, at least the number of classes, which is the default (ours).
         standardize: Form of dis_φ, see :func:`itm.dva.adaptive.class_distance`.
         scaling: Feature scaling before the map, see :func:`itm.dva.scaling.scale_features` (ours).
+        shrinkage: Whitens the features before the scaling, with the total covariance shrunk by this share towards a
+            multiple of the identity (:func:`itm.dva.scaling.whiten`); None leaves them as they are (ours).
         evolution: Algorithm 2 in closed form, or Algorithm 1 unrolled from the identity or from a random map.
         heldout: Whether held-out batches are evolved with their own labels (our reading of the text) or scored plain.
         measure: What the score is of the held-out part: its ``"accuracy"`` (the paper's), the ``"miou"`` of its classes
@@ -100,8 +115,11 @@ class ITM(Scorer):
         stability: What happens where the evolution would diverge, see :class:`itm.dva.module.ITMModule` (ours).
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW (ours: the library's default).
-        train_fraction: Share of the rows that train; the others score.
-        evaluate_every: Batches between two evaluations; the best one is the score.
+        train_fraction: Share of the rows that train; the others score. Not used with several ``folds``.
+        folds: Number of folds; with two or more every row is held out once, and the score is that of all rows (ours).
+        evaluate_every: Batches between two evaluations.
+        evaluation: Which evaluation is the score: the ``"best"`` (the paper's), the ``"last"``, or the ``"mean"`` of
+            all (ours).
         accelerator: Where it runs; ``"auto"`` takes a CUDA device where there is one.
         seed: Split, initial weights, order of batches and random centers.
     """
@@ -111,6 +129,7 @@ class ITM(Scorer):
 
     batch_size: Count = 256
     iterations: Count = 500
+    epochs: Positive | None = None
     eta: Positive = 0.01
     n_b: Annotated[int, Field(ge=0)] = 20
     eta_0: Share = 0.01
@@ -121,6 +140,7 @@ class ITM(Scorer):
     dim: Count | None = None
     standardize: Standardize = "per_dim"
     scaling: Scaling = "unit"
+    shrinkage: Annotated[float, Field(gt=0, le=1)] | None = None
     evolution: Evolution = "closed_form"
     heldout: Heldout = "evolved"
     measure: Literal["accuracy", "miou", "likelihood"] = "accuracy"
@@ -128,7 +148,9 @@ class ITM(Scorer):
     lr: Positive = 5e-3
     weight_decay: NonNegative = 1e-2
     train_fraction: Share = 0.8
+    folds: Count = 1
     evaluate_every: Count = 100
+    evaluation: Literal["best", "last", "mean"] = "best"
     accelerator: Literal["cpu", "cuda", "auto"] = "cpu"
     seed: int = 0
 
@@ -142,30 +164,55 @@ class ITM(Scorer):
         The seeds share the features in memory, and each small operation of a step computes for all seeds.
         """
         features = self._features(samples)
-        # groups give each seed a split of its own size; the batches of all seeds lie in memory
+        splits = {seed: self._splits(samples, seed) for seed in seeds}
+        found: dict[_Run, tuple[_Prepared, Trace]] = {}
+        # runs with as many rows train side by side; groups and folds give splits of several sizes
+        sizes: dict[tuple[int, int], list[_Run]] = {}
+        for run in (run for runs in splits.values() for run in runs):
+            sizes.setdefault((len(run.train), len(run.held_out)), []).append(run)
+        # the batches of all runs lie in memory
         values = min(self.batch_size, len(features.x)) * features.dim
-        size = max(1, _MOST_VALUES // values) if samples.groups is None else 1
-        stacks = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-        return [score for stack in stacks for score in self._train(features, samples.num_classes, stack).scores]
+        most = max(1, _MOST_VALUES // values) if samples.groups is None else 1
+        for alike in sizes.values():
+            for start in range(0, len(alike), most):
+                stack = alike[start : start + most]
+                prepared, module, _ = self._train(features, samples.num_classes, stack)
+                found.update(zip(stack, zip(prepared, module.traces, strict=True), strict=True))
+        return [self._score([(run, *found[run]) for run in splits[seed]]) for seed in seeds]
 
     def train(self, samples: Samples) -> Trained:
-        """Train the map and the head of one model under the scorer's own seed (Algorithm 1 or 2)."""
-        return self._train(self._features(samples), samples.num_classes, [self.seed])
+        """Train the map and the head of one model under the scorer's own seed (Algorithm 1 or 2); the first split."""
+        run = self._splits(samples, self.seed)[0]
+        (prepared,), module, data = self._train(self._features(samples), samples.num_classes, [run])
+        return Trained(module, data, [self._score([(run, prepared, module.traces[0])])])
+
+    def _splits(self, samples: Samples, seed: int) -> list[_Run]:
+        """Split the rows once, or so that each row is held out by one of the folds."""
+        if self.folds == 1:
+            return [_Run(seed, *split_indices(samples.y.cpu(), self.train_fraction, seed, samples.groups))]
+        fold = assign_folds(samples, self.folds, seed)
+        held = [fold == number for number in range(int(fold.max()) + 1)]
+        return [_Run(seed, torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()) for mask in held]
 
     def _features(self, samples: Samples) -> Features:
         device = self._device()
         x, y = samples.x.float().to(device), samples.y.to(device)
+        if self.shrinkage is not None:
+            x = whiten(x, self.shrinkage)
         return Features(F.normalize(x, dim=1) if self.scaling == "l2" else x, y, groups=samples.groups)
 
-    def _train(self, features: Features, num_classes: int, seeds: Sequence[int]) -> Trained:
+    def _train(
+        self, features: Features, num_classes: int, runs: Sequence[_Run]
+    ) -> tuple[list[_Prepared], ITMModule, TransferData]:
+        """Train runs with equal numbers of rows side by side."""
         # Lightning takes seconds to import: only the scorer that trains pays for it
         from itm.core.datamodule import TransferData
         from itm.dva.module import ITMModule
         from itm.dva.training import fit
 
-        labels, device = features.y.cpu(), features.x.device
-        splits = [split_indices(labels, self.train_fraction, seed, features.groups) for seed in seeds]
-        train, held_out = (torch.stack(rows).to(device) for rows in zip(*splits, strict=True))
+        device, seeds = features.x.device, [run.seed for run in runs]
+        train = torch.stack([run.train for run in runs]).to(device)
+        held_out = torch.stack([run.held_out for run in runs]).to(device)
         prepared = [self._prepare(features, rows, num_classes, seed) for rows, seed in zip(train, seeds, strict=True)]
         offset = torch.stack([-p.mean * p.factor for p in prepared])[:, None]
         factor = torch.stack([p.factor for p in prepared])[:, None]
@@ -175,7 +222,7 @@ class ITM(Scorer):
             held_out,
             seeds=seeds,
             batch_size=self.batch_size,
-            iterations=self.iterations,
+            iterations=self._iterations(train.shape[1]),
             evaluate_every=self.evaluate_every,
             transform=lambda batch: torch.addcmul(offset, batch, factor, out=batch),
         )
@@ -188,9 +235,14 @@ class ITM(Scorer):
             seeds=seeds,
             **{name: getattr(self, name) for name in names},
         )
-        traces = fit(module, data, accelerator=device.type)
-        scores = [self._score(p, trace, data.batch_size) for p, trace in zip(prepared, traces, strict=True)]
-        return Trained(module, data, scores)
+        fit(module, data, accelerator=device.type)
+        return prepared, module, data
+
+    def _iterations(self, rows: int) -> int:
+        """Number of training batches for a number of training rows."""
+        if self.epochs is None:
+            return self.iterations
+        return math.ceil(self.epochs * rows / min(self.batch_size, rows))
 
     def _prepare(self, features: Features, train: Tensor, num_classes: int, seed: int) -> _Prepared:
         """Fit scaling, centers and number of steps to the training rows of one seed."""
@@ -218,28 +270,49 @@ class ITM(Scorer):
             logit_centers=unshifted.float().to(x.device),
         )
 
-    def _score(self, prepared: _Prepared, trace: Trace, batch_size: int) -> Score:
+    def _score(self, runs: Sequence[tuple[_Run, _Prepared, Trace]]) -> Score:
+        """Score one seed from its run, or from the runs of its folds, weighted by their held-out rows."""
+        weights = [len(run.held_out) for run, _, _ in runs]
+        traces = [trace for _, _, trace in runs]
+        curve = _pooled([trace.curve for trace in traces], weights)
+        heldout_losses = _pooled([trace.heldout_losses for trace in traces], weights)
+        first = runs[0][1]
         details: dict[str, Any] = {
-            "n": prepared.steps,
-            "distance": prepared.distance,
-            "batch_size": batch_size,
-            "curve": trace.curve,
-            "losses": trace.losses,
-            "heldout_losses": trace.heldout_losses,
-            "eta_lambda_max": trace.eta_lambda,
-            "capped": trace.capped,
+            "n": first.steps,
+            "distance": first.distance,
+            "batch_size": min(self.batch_size, len(runs[0][0].train)),
+            "curve": curve,
+            "losses": _pooled([trace.losses for trace in traces], weights),
+            "heldout_losses": heldout_losses,
+            "eta_lambda_max": max(trace.eta_lambda for trace in traces),
+            "capped": sum(trace.capped for trace in traces),
         }
-        best = {
-            "accuracy": trace.best,
-            "miou": max(trace.mious.values()),
-            "likelihood": -min(trace.heldout_losses.values()),
-        }
+        values = {"accuracy": curve, "likelihood": {step: -loss for step, loss in heldout_losses.items()}}
         if self.measure == "miou":
-            details["mious"] = trace.mious
-        return Score(best[self.measure], details=details)
+            values["miou"] = details["mious"] = _pooled([trace.mious for trace in traces], weights)
+        return Score(_evaluation(list(values[self.measure].values()), self.evaluation), details=details)
 
     def _device(self) -> torch.device:
         has_cuda = torch.cuda.is_available()
         if self.accelerator == "cuda" and not has_cuda:
             raise SettingError("scorer.itm.accelerator=cuda: torch sees no CUDA device; use cpu or auto.")
         return torch.device("cuda" if has_cuda and self.accelerator != "cpu" else "cpu")
+
+
+def _pooled(curves: Sequence[dict[int, float]], weights: Sequence[int]) -> dict[int, float]:
+    """Return the mean of the folds' values at each iteration, weighted; the values of a single run as they are."""
+    if len(curves) == 1:
+        return curves[0]
+    total = sum(weights)
+    steps = curves[0].keys() & set.intersection(*(set(curve) for curve in curves))
+    pooled = {}
+    for step in sorted(steps):
+        pooled[step] = sum(weight * curve[step] for weight, curve in zip(weights, curves, strict=True)) / total
+    return pooled
+
+
+def _evaluation(values: Sequence[float], which: str) -> float:
+    """Return the best, the last or the mean of the evaluations."""
+    if which == "last":
+        return values[-1]
+    return max(values) if which == "best" else sum(values) / len(values)
