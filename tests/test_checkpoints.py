@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from itm.core.errors import CheckpointError
 from itm.models.checkpoints import LAYOUTS, digest, locate, read
-from itm.models.loading import fit, match_by_order
+from itm.models.loading import load_weights, match_by_order
 
 SETTING = "zoo.x.checkpoint"
 Save = Callable[..., Path]
@@ -261,7 +261,7 @@ def test_the_first_tensor_that_does_not_fit_is_named(change: dict[str, Tensor | 
     before = digest(net.state_dict())
     weights = {name: value for name, value in (net.state_dict() | change).items() if value is not None}
     with pytest.raises(CheckpointError, match=f"^{SETTING}: {message}"):
-        fit(net, weights, SETTING)
+        load_weights(net, weights, SETTING)
     assert digest(net.state_dict()) == before
 
 
@@ -270,7 +270,7 @@ def test_fitting_loads_every_value_and_needs_no_counters_nor_lookups() -> None:
     surplus = ["AuxLogits.fc.weight", "aux1.conv.conv.weight", "blocks.0.attn.relative_position_index"]
     weights = dict.fromkeys(surplus, torch.ones(1))  # in files of Inception v3, GoogLeNet, BEiT and SimMIM
     weights |= {name: value for name, value in source.state_dict().items() if "num_batches" not in name}
-    fit(net, weights, SETTING)
+    load_weights(net, weights, SETTING)
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in net.state_dict().items())
 
 
@@ -291,13 +291,13 @@ def test_fitting_loads_every_value_and_needs_no_counters_nor_lookups() -> None:
 def test_values_that_no_weight_has_are_refused_by_name(value: Tensor, message: str) -> None:
     net = small()
     with pytest.raises(CheckpointError, match=rf"^{SETTING}: 0\.weight .*{message}"):
-        fit(net, net.state_dict() | {"0.weight": value}, SETTING)
+        load_weights(net, net.state_dict() | {"0.weight": value}, SETTING)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_floating_point_of_any_precision_is_taken(kind: torch.dtype) -> None:
     source, net = small(), small()
-    fit(net, {name: value.to(kind) for name, value in source.state_dict().items()}, SETTING)
+    load_weights(net, {name: value.to(kind) for name, value in source.state_dict().items()}, SETTING)
     torch.testing.assert_close(net[0].weight, source[0].weight, atol=0.01, rtol=0.01)
 
 

@@ -18,7 +18,7 @@ from itm.models import check_zoo, load_backbone
 from itm.models.builder import NetworkBuilder
 from itm.models.checkpoints import LAYOUTS
 from itm.models.families import find_model
-from itm.models.loading import fit
+from itm.models.loading import load_weights
 
 Weights = dict[str, Tensor]
 
@@ -212,8 +212,8 @@ def test_weights_of_torchvision_s_vit_are_resampled_on_demand() -> None:
     unsized, sized = (NetworkBuilder(family, LAYOUTS["timm"], size, 0, "zoo.m") for size in (None, 96))
     assert sized.arguments == {"image_size": 96}
     with pytest.raises(CheckpointError, match=r"weights see 64 px: set zoo\.m\.image_size=64"):
-        fit(own, unsized._resampled(plain, own), "zoo.m.checkpoint=x")
-    fit(own, sized._resampled(plain, own), "zoo.m.checkpoint=x")
+        load_weights(own, unsized._resampled(plain, own), "zoo.m.checkpoint=x")
+    load_weights(own, sized._resampled(plain, own), "zoo.m.checkpoint=x")
     position = plain["encoder.pos_embedding"]
     grid = position[:, 1:].mT.unflatten(2, (4, 4))
     grid = torch.nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", antialias=True, align_corners=False)
@@ -248,9 +248,9 @@ def test_windows_of_torchvision_s_swin_are_resampled_on_demand(tmp_path: Path) -
     own = torchvision.models.SwinTransformer(window_size=[7, 7], **arguments)
     built = NetworkBuilder(find_model("torchvision:swin_t", ""), LAYOUTS["timm"], None, 0, "zoo.m")
     with pytest.raises(CheckpointError, match=r"bias_table.* The weights see 128 px"):
-        fit(own, built._resampled(plain, own), "zoo.m.checkpoint=x")
+        load_weights(own, built._resampled(plain, own), "zoo.m.checkpoint=x")
     sized = NetworkBuilder(find_model("torchvision:swin_t", ""), LAYOUTS["timm"], 224, 0, "zoo.m")
-    fit(own, sized._resampled(plain, own), "zoo.m.checkpoint=x")
+    load_weights(own, sized._resampled(plain, own), "zoo.m.checkpoint=x")
     assert torch.equal(own.head.weight, plain["head.weight"])
 
 

@@ -22,7 +22,7 @@ from itm.core.features import Features
 from itm.core.parallel import default_workers
 from itm.core.progress import show_progress
 from itm.core.settings import OnError
-from itm.extraction.loader import Batch, decode, worker_errors
+from itm.extraction.loader import DecodedBatch, decode_batches, worker_errors
 from itm.extraction.readouts.readout import POOLED, Readout, Rows
 from itm.extraction.store import FeatureKey, FeatureStore, Shard
 
@@ -169,7 +169,7 @@ class _Run:
         clock, size = time.perf_counter(), self.batch_size
         rows = [range(i, min(i + size, stop)) for start, stop in spans for i in range(start, stop, size)]
         # The workers start before the progress bar does: its thread is better not there when processes fork.
-        batches = decode(
+        batches = decode_batches(
             self.images,
             self.readout.transform(self.backbone),
             rows,
@@ -187,7 +187,7 @@ class _Run:
                 yield replace(shard, seconds=now - clock)
                 clock = now
 
-    def _shard(self, start: int, stop: int, batches: Iterator[Batch], advance: Callable[[int], None]) -> Shard:
+    def _shard(self, start: int, stop: int, batches: Iterator[DecodedBatch], advance: Callable[[int], None]) -> Shard:
         skipped: dict[int, str] = {}
         read: list[Rows] = []
         for batch in batches:

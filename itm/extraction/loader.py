@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from itm.data.image_set import ImageSet
 
 
-class Batch(NamedTuple):
+class DecodedBatch(NamedTuple):
     """One batch of images.
 
     Args:
@@ -35,14 +35,14 @@ class Batch(NamedTuple):
     errors: dict[int, str]
 
 
-def decode(
+def decode_batches(
     images: ImageSet,
     transform: Callable[[Image.Image], Tensor],
     batches: Sequence[Sequence[int]],
     *,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[DecodedBatch]:
     """Decode and transform images a batch at a time; the workers start with the call.
 
     On Linux the workers are forked: they start in milliseconds, while a new interpreter would import for seconds. They
@@ -76,7 +76,7 @@ def decode(
     return iter(loader)
 
 
-class _Decoding(Dataset[Batch]):
+class _Decoding(Dataset[DecodedBatch]):
     """Dataset with a whole batch per item, so that a worker hands over one tensor; errors are values of the batch.
 
     Args:
@@ -88,11 +88,11 @@ class _Decoding(Dataset[Batch]):
     def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Tensor], map_: Callable[..., Any]) -> None:
         self.images, self.transform, self.map = images, transform, map_
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch:
+    def __getitem__(self, indices: Sequence[int]) -> DecodedBatch:
         results = list(zip(indices, self.map(self._decode, indices), strict=True))
         decoded = {index: result for index, result in results if isinstance(result, Tensor)}
         errors = {index: result for index, result in results if isinstance(result, str)}
-        return Batch(list(decoded), torch.stack([*decoded.values()]) if decoded else torch.empty(0), errors)
+        return DecodedBatch(list(decoded), torch.stack([*decoded.values()]) if decoded else torch.empty(0), errors)
 
     def _decode(self, index: int) -> Tensor | str:
         try:

@@ -13,7 +13,7 @@ import torch
 from itm.core.devices import Precision, has_bf16_units
 from itm.core.files import storage_errors, write_atomic
 from itm.extraction.extract import feature_key, forward, is_stored
-from itm.extraction.loader import decode
+from itm.extraction.loader import decode_batches
 from itm.extraction.readouts.readout import POOLED, Readout
 from itm.extraction.store import FeatureStore
 
@@ -61,7 +61,7 @@ def choose_precision(
 def _least_cosine(backbone: Backbone, images: ImageSet, device: str, readout: Readout) -> float:
     """Return the smallest cosine over a few images; 1 where every image is unreadable, which extraction reports."""
     rows = torch.linspace(0, len(images) - 1, min(_IMAGES, len(images))).long().tolist()
-    (batch,) = decode(images, readout.transform(backbone), [rows])
+    (batch,) = decode_batches(images, readout.transform(backbone), [rows])
     if not batch.indices:
         return 1.0
     backbone.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

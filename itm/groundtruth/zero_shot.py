@@ -14,7 +14,7 @@ from itm.core.devices import DTYPES
 from itm.core.errors import DataError, ItmError
 from itm.core.progress import show_progress
 from itm.data.image_set import ImageSet
-from itm.extraction.loader import decode, worker_errors
+from itm.extraction.loader import decode_batches, worker_errors
 from itm.groundtruth.hardware import Hardware
 from itm.groundtruth.images import ImageSplits
 from itm.groundtruth.module import accuracies
@@ -72,7 +72,7 @@ def _confusion(
     batches = [rows[start : start + hardware.batch_size] for start in range(0, len(rows), hardware.batch_size)]
     workers = hardware.processes
     with worker_errors(workers), show_progress(f"{backbone.name}: zero-shot", len(rows)) as advance:
-        for batch in decode(images, backbone.transform, batches, workers=workers):
+        for batch in decode_batches(images, backbone.transform, batches, workers=workers):
             for reason in batch.errors.values():
                 raise DataError(f"{reason} Fix or remove the file, or leave such images out: data.on_error=skip.")
             pixels = batch.images.to(hardware.accelerator)

@@ -16,7 +16,7 @@ from itm.core.errors import CheckpointError, SettingError, unknown
 from itm.models.checkpoints import Layout, locate, read
 from itm.models.families import Family
 from itm.models.foreign import fit_names
-from itm.models.loading import check_values, fit, match_by_order
+from itm.models.loading import check_values, load_weights, match_by_order
 
 # arguments of create_model that have settings of their own, or would make another interface of the network
 _OURS = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "global_pool", "features_only", "weights")
@@ -161,7 +161,7 @@ class NetworkBuilder:
             kept = net.state_dict()
             weights = {name: kept[name] for name in kept if name.rpartition(".")[0] in heads} | dict(weights)
         if weights:
-            fit(net, self._resampled(weights, net), source)
+            load_weights(net, self._resampled(weights, net), source)
         return Network(self.family.finish(net, has_head), wanted, has_head)
 
     def _without_memory(self, num_classes: int) -> nn.Module:

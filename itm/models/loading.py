@@ -40,7 +40,7 @@ def match_by_order(weights: Mapping[str, Tensor], names: Iterable[str], setting:
     return dict(zip(names, weights.values(), strict=True))
 
 
-def fit(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
     """Load tensors into a network, every one in its place.
 
     Counters of batches may be missing (inference ignores them), auxiliary classifiers and position lookups may be
