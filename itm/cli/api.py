@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,14 +62,17 @@ class Estimate:
     """Result of :func:`estimate`; prints as a table, and a notebook shows it as one.
 
     Args:
-        rankings: One ranking per scorer, in the order given.
+        found: The whole report: images, models, rankings, failures, comparison with the ground truth.
         removed: Models that the budget removed, with the reason.
-        found: The whole report: images, models, failures, comparison with the ground truth.
     """
 
-    rankings: tuple[Ranking, ...]
-    removed: Mapping[str, str] = field(default_factory=dict)
-    found: Report | None = None
+    found: Report
+    removed: Mapping[str, str]
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """One ranking per scorer, in the order given."""
+        return tuple(self.found.rankings)
 
     @property
     def ranking(self) -> Ranking:
@@ -79,11 +82,11 @@ class Estimate:
     @property
     def recommendation(self) -> Recommendation:
         """The model to fine-tune, and the probability that each model is the best."""
-        return self._report.recommendation
+        return self.found.recommendation
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scorer and model, best first, see :meth:`itm.report.report.Report.to_frame`."""
-        return self._report.to_frame()
+        return self.found.to_frame()
 
     def report(self, folder: str | Path) -> Path:
         """Write ``ranking.csv``, ``ranking.json`` and ``report.html``, and return the page.
@@ -91,10 +94,10 @@ class Estimate:
         Raises:
             StoreError: If the folder cannot be written.
         """
-        return self._report.write(Path(folder).expanduser(), setting="folder")[-1]
+        return self.found.write(Path(folder).expanduser(), setting="folder")[-1]
 
     def __str__(self) -> str:
-        said = [*self._report.all_warnings(), str(self.recommendation), *self._notes()]
+        said = [*self.found.all_warnings(), str(self.recommendation), *self._notes()]
         return "\n".join([*(str(ranking) for ranking in self.rankings), *said])
 
     def __repr__(self) -> str:
@@ -106,21 +109,15 @@ class Estimate:
         if len(self.rankings) > 1:
             columns.insert(0, "scorer")
         parts = [frame[columns].to_html(index=False, float_format="{:.3f}".format, na_rep="")]
-        said = [*self._report.all_warnings(), str(self.recommendation), *self._notes()]
+        said = [*self.found.all_warnings(), str(self.recommendation), *self._notes()]
         parts += [f"<p>{escape(line)}</p>" for line in said]
         return "\n".join(parts)
 
     def _notes(self) -> list[str]:
-        race = self._report.race
+        race = self.found.race
         notes = [] if race is None else race.sentences()
-        notes += [f"no score: {name}: {reason}" for name, reason in self._report.failures().items()]
+        notes += [f"no score: {name}: {reason}" for name, reason in self.found.failures().items()]
         return notes + [f"removed: {name}: {reason}" for name, reason in self.removed.items()]
-
-    @property
-    def _report(self) -> Report:
-        if self.found is None:
-            raise SettingError("Estimate: build it with itm.estimate(...).")
-        return self.found
 
 
 def estimate(
@@ -227,7 +224,7 @@ def estimate(
         "scorer": list(scorers),
     }
     found = run_estimate(run, scorers, images)
-    return Estimate(tuple(found.rankings), chosen.removed, found)
+    return Estimate(found, chosen.removed)
 
 
 def default_store() -> Path:
