@@ -89,6 +89,7 @@ def test_the_numbers_of_the_miniature_equal_its_table():
         (folder / "README.md").read_text("utf-8"),
         pd.read_csv(folder / "results" / "miniature.csv", index_col=0),
     )
+    text = text[text.index("## Result") : text.index("### Over other targets")]
     for scorer, row in table.iterrows():
         (line,) = (
             line
@@ -126,3 +127,44 @@ def test_range_and_seed_noise_of_the_miniature_equal_its_trials():
         assert said == pytest.approx([best, worst, deviation, *table.loc[controls, target]], abs=0.051), target
         enough += best - worst >= 5 * deviation
     assert enough >= 4
+
+
+def said(text: str, label: str) -> list[float]:
+    """The numbers of the row of a table that begins with this label."""
+    (line,) = re.findall(rf"^\| [*`]*{re.escape(label)}[*`]* \|(.*)\|$", text, re.MULTILINE)
+    return [float(word.replace("\N{MINUS SIGN}", "-")) for word in re.findall(r"[\N{MINUS SIGN}]?\d+(?:\.\d+)?", line)]
+
+
+def test_the_differences_over_targets_and_models_equal_the_table():
+    folder = ROOT / "experiments" / "miniature"
+    text = (folder / "README.md").read_text("utf-8")
+    text = text[text.index("### Over other targets") : text.index("### Which models")]
+    table = pd.read_csv(folder / "results" / "differences.csv")
+    table = table[(table["part"] == "published") & (table["controls"] == "out")].set_index("scorer")
+    columns = ["mean", "low", "high", "difference", "difference low", "difference high", "wins", "loses"]
+    for scorer, row in table.iterrows():
+        expected = row[columns[:3] if scorer == "itm" else columns].tolist()
+        assert said(text, str(scorer)) == pytest.approx(expected, abs=0.0051), scorer
+    shown = table[(table["difference high"] < 0) & ~table.index.str.contains(r"prior|:")]
+    assert list(shown.index) == ["lead"], "the one score that ITM is shown to be ahead of"
+    assert sum("(" not in name and ":" not in name for name in table.index) - 1 == 16
+    front = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    means = [table.loc[name, "mean"] for name in ("itm", "sfda")]
+    assert "weighted tau is {:.2f}, second to SFDA's {:.2f}".format(*means) in front
+    for words, name in (("the regularised H-score is", "regularized_hscore"), ("minus SFDA", "sfda")):
+        row = -table.loc[name, ["difference", "difference high", "difference low"]]
+        numbers = [f"{value:.2f}".replace("-", "\N{MINUS SIGN}") for value in row]
+        assert f"{words} {numbers[0]} (" in front
+        assert "{} to {}".format(*numbers[1:]) in front
+
+
+def test_the_errors_of_scores_by_family_and_width_equal_the_table():
+    folder = ROOT / "experiments" / "miniature"
+    text = (folder / "README.md").read_text("utf-8")
+    table = pd.read_csv(folder / "results" / "rank_errors.csv")
+    scorers = ["itm", "linear_probe", "knn", "logme", "regularized_hscore", "sfda"]
+    for _, row in table[table["by"] != "model"].iterrows():
+        found = said(text, row["group"])[-6:]  # a width is a number as well
+        assert found == pytest.approx(row[scorers].tolist(), abs=0.051), row["group"]
+    by_model = table[table["by"] == "model"].set_index("group")["itm"].round(1)
+    assert by_model[["simmim", "densenet", "resnet10_wide"]].tolist() == [1.2, -0.9, -0.9]
