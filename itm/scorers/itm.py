@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from itm.core.errors import SettingError
+from itm.core.devices import check_device
 from itm.core.features import Features
 from itm.core.settings import Count, NonNegative, Positive, Share, settings
 from itm.core.splits import split_indices
@@ -293,10 +293,10 @@ class ITM(Scorer):
         return Score(_evaluation(list(values[self.measure].values()), self.evaluation), details=details)
 
     def _device(self) -> torch.device:
-        has_cuda = torch.cuda.is_available()
-        if self.accelerator == "cuda" and not has_cuda:
-            raise SettingError("scorer.itm.accelerator=cuda: torch sees no CUDA device; use cpu or auto.")
-        return torch.device("cuda" if has_cuda and self.accelerator != "cpu" else "cpu")
+        if self.accelerator == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_device(self.accelerator, "32", accelerator="scorer.itm.accelerator")
+        return torch.device(self.accelerator)
 
 
 def _pooled(curves: Sequence[dict[int, float]], weights: Sequence[int]) -> dict[int, float]:
