@@ -28,6 +28,6 @@ class Known(PoolScorer):
     def evaluate_sound(
         self, pool: Mapping[str, Features], seeds: Sequence[int] = ()
     ) -> tuple[dict[str, list[Score]], dict[str, str]]:
-        """Look up the value of each model, see :meth:`Scorer.evaluate_sound`."""
+        """Look up the value of each model, see :meth:`itm.scorers.base.Scorer.evaluate_sound`."""
         found = {name: [Score(self.values[name])] for name in pool if math.isfinite(self.values.get(name, math.nan))}
         return found, {name: "no value is known" for name in pool if name not in found}
