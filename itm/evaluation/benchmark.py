@@ -90,7 +90,7 @@ def statistics(rankings: pd.DataFrame) -> pd.DataFrame:
 
 
 def subset_taus(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Weighted tau (scipy's) of every scorer on every subset of the models, averaged over the datasets.
+    """Compute the weighted tau (scipy's) of every scorer on every subset of the models, averaged over the datasets.
 
     The paper's stability protocol takes all 1,001 choices of 10 of 14 models (Fig. 3). Models without a true accuracy
     on some dataset are left out, then scorers without a score of some model: on other models their values would not be
@@ -108,7 +108,7 @@ def subset_taus(rankings: pd.DataFrame, size: int) -> pd.DataFrame:
 
 
 def _taus(rankings: pd.DataFrame, choose: Callable[[int], Subsets]) -> pd.DataFrame:
-    """Mean weighted tau of each complete scorer on the rows that ``choose`` returns for a number of models."""
+    """Return the mean weighted tau of each complete scorer on the rows that ``choose`` gives for a number of models."""
     known = rankings.dropna(subset=["score", "true_accuracy"])
     truth = known.drop_duplicates(["dataset", "model"]).pivot(index="model", columns="dataset", values="true_accuracy")
     truth = truth.dropna()
@@ -213,10 +213,10 @@ def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
 
 
 def _resamples(models: int) -> Subsets:
-    """The bootstrap's rows; without any where its interval would be too narrow."""
+    """Return the bootstrap's rows; without any where its interval would be too narrow."""
     return resamples(models) if models >= LEAST_FOR_INTERVAL else np.empty((0, models), dtype=np.intp)
 
 
 def _interval(values: pd.DataFrame, scorers: pd.Index) -> np.ndarray:
-    """95 % interval of each scorer's values, ``[scorers, 2]``; NaN where there are none."""
+    """Return the 95 % interval of each scorer's values, ``[scorers, 2]``; NaN where there are none."""
     return values.reindex(columns=scorers).astype(float).quantile([0.025, 0.975]).T.to_numpy()

@@ -85,11 +85,11 @@ class TruthComparison:
         return said
 
     def chance(self) -> float:
-        """Standard deviation of ``tau_w``, scipy's definition, when the compared models are ordered at random."""
+        """Return the standard deviation of ``tau_w`` (scipy's) when the compared models are ordered at random."""
         return chance(list(self.accuracy.values()))
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per row: its fields, the spreads as ``low`` and ``high`` (over models) and ``seed_std``."""
+        """Return one line per row: its fields, the spreads as ``low`` and ``high`` (over models) and ``seed_std``."""
         lines = []
         for row in self.rows:
             line = vars(row) | {"picks": ", ".join(row.picks)}
@@ -101,7 +101,7 @@ class TruthComparison:
         return pd.DataFrame(lines).rename(columns={"name": "scorer"})
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain values."""
+        """Return the comparison as plain values."""
         return {
             "dataset": self.truth.dataset,
             "source": self.truth.source,
@@ -141,7 +141,7 @@ def compare_with_truth(
 
 
 def known_priors(facts: Mapping[str, ModelFacts], truth: Truth) -> dict[str, dict[str, float]]:
-    """Scores that do not use the images: size, ImageNet accuracy, and mean rank on the table's other datasets.
+    """Return scores that do not use the images: size, ImageNet accuracy, and mean rank on the table's other datasets.
 
     Args:
         facts: What is known of each model, by name.

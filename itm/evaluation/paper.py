@@ -20,7 +20,7 @@ from itm.metrics.single import weighted_kendall_tau
 
 
 def prior_taus(table: pd.DataFrame, definition: functional.Definition = "scipy") -> pd.DataFrame:
-    """Weighted tau of the priors on each dataset.
+    """Compute the weighted tau of the priors on each dataset.
 
     Args:
         table: Accuracies of models that :func:`itm.groundtruth.tables.parameters` knows, without a missing cell.
@@ -49,7 +49,7 @@ def prior_taus(table: pd.DataFrame, definition: functional.Definition = "scipy")
 
 
 def segmentation_taus() -> pd.DataFrame:
-    """Weighted tau of the paper's segmentation table (table 3) by either definition, beside the printed value.
+    """Compute weighted taus of the paper's segmentation table (table 3) by both definitions, beside the printed value.
 
     Neither definition gives the printed values from the printed accuracies and scores.
 

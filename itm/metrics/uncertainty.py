@@ -83,7 +83,7 @@ def summarize(values: ArrayLike, level: float = 0.95) -> Summary:
 
 
 def chance(truth: Values, orders: int = 5_000) -> float:
-    """Standard deviation of the weighted tau (scipy's) when the models are ordered at random; its mean is 0.
+    """Return the standard deviation of the weighted tau (scipy's) when the models are ordered at random; its mean is 0.
 
     Args:
         truth: Accuracy of each model.
@@ -224,7 +224,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Summary:
-    """Percentile bootstrap interval of a statistic over models: how it would move with other models of the same kind.
+    """Compute the bootstrap interval of a statistic over models: how it would move with other models of the same kind.
 
     Coverage, measured by ``benchmarks/intervals.py`` on truths and scores from a bivariate normal distribution
     (correlations 0.3 to 0.9; the true value is the mean over samples of as many models): with 10 to 20 models the 95 %
