@@ -40,6 +40,7 @@ from experiments.miniature.pretraining import (
 from experiments.miniature.supervised import Supervised
 from experiments.miniature.views import RandomViews
 from itm.cli import command
+from itm.core.errors import SettingError
 from itm.extraction.pool import ExtractionSettings, extract_pool
 from itm.models.backbone import load_backbone
 
@@ -391,7 +392,7 @@ def test_the_fourteen_shipped_weights_count_as_finished(monkeypatch):
     monkeypatch.setattr(PretrainingWorker, "_train", lambda *_: pytest.fail("trained again"))
     with initialize_config_dir(str(script.CONFIGS), version_base="1.3"):
         cfg = OmegaConf.to_container(compose("pretrain"), resolve=True)
-    jobs = [script.job(name, script.scaled(spec, cfg["recipe"]), 104) for name, spec in cfg["models"].items()]
+    jobs = [script.job(name, script.scaled(spec, cfg["recipe"]), ["a/b"] * 104) for name, spec in cfg["models"].items()]
     assert len(jobs) == 14
     corpus = {read_metadata(script.WEIGHTS / f"{job.name}.safetensors")["corpus"] for job in jobs}
     worker = PretrainingWorker(
@@ -492,3 +493,75 @@ def test_positions_are_resampled_from_the_size_that_was_trained(tmp_path, pictur
     # the class token's place is the same, the corners' nearly
     torch.testing.assert_close(large.net.pos_embed[:, :1], small.net.pos_embed[:, :1])
     assert F.cosine_similarity(large.net.pos_embed[0, 1], small.net.pos_embed[0, 1], dim=0) > 0.9
+
+
+# the second family
+
+
+def second() -> dict:
+    with initialize_config_dir(str(script.CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(compose("pretrain", ["family=second"]), resolve=True)["models"]
+
+
+def test_the_models_of_the_second_family_build_and_are_those_of_its_zoo():
+    models = second()
+    with initialize_config_dir(str(script.CONFIGS), version_base="1.3"):
+        zoo = OmegaConf.to_container(compose("estimate", ["zoo=miniature_second"]).zoo, resolve=True)
+        first = OmegaConf.to_container(compose("pretrain"), resolve=True)["models"]
+    assert list(zoo) == list(models)
+    assert not set(models) & set(first)
+    assert len({spec["seed"] for spec in models.values()} | {0}) == len(models) + 1, "every model has a seed of its own"
+    parameters = 0
+    for name, spec in models.items():
+        built = script.build(name, {**spec, "num_classes": 104})
+        assert (zoo[name]["model"], zoo[name].get("model_args")) == (spec["model"], spec.get("model_args"))
+        parameters += sum(weight.numel() for weight in built.net.parameters())
+    assert 2 * parameters < 25e6, "bytes in half precision"
+
+
+def numbered(count: int) -> Pictures:
+    """Images whose first pixel is their number, of three classes in turn."""
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count)
+    return Pictures(images, np.arange(count) % 3)
+
+
+CLASSES = ["fashion/Bag", "icon/apps", "glyph/A"]
+
+
+def test_a_model_sees_its_sources_and_its_share_alone():
+    some = script.part_of("model", {"sources": ["icon", "glyph"]}, CLASSES, numbered(60))
+    assert some.labels.tolist() == [1, 2] * 20
+    settings = {"share": 0.5, "seed": 1}
+    half = script.part_of("model", settings, CLASSES, numbered(60))
+    chosen = half.images[:, 0, 0, 0].tolist()
+    assert len(set(chosen)) == 30
+    assert [number % 3 for number in chosen] == half.labels.tolist()
+    again = script.part_of("model", settings, CLASSES, numbered(60))
+    assert again.images[:, 0, 0, 0].tolist() == chosen
+    other = script.part_of("model", {"share": 0.5, "seed": 2}, CLASSES, numbered(60))
+    assert set(other.images[:, 0, 0, 0].tolist()) != set(chosen)
+    everything = script.part_of("model", {}, CLASSES, numbered(60))
+    assert everything.images[:, 0, 0, 0].tolist() == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"sources": ["icons"]}, "models.model.sources=icons"), ({"share": 1.5}, r"models\.model\.share=1\.5")],
+)
+def test_wrong_parts_of_the_corpus_are_named(settings, message):
+    with pytest.raises(SettingError, match=message):
+        script.part_of("model", settings, CLASSES, numbered(6))
+
+
+def test_training_uses_the_chosen_images(tmp_path, monkeypatch):
+    seen = []
+
+    def stop(name, module, pictures, *_):
+        seen.append(len(pictures))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(pretraining, "train", stop)
+    only = Job("half", {}, lambda: build("supervised"), choose=lambda pictures: pictures.take(torch.arange(5)))
+    assert "enough" in walk(numbered(40), tmp_path).run([only])["half"]
+    assert seen == [5]

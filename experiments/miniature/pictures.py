@@ -112,9 +112,10 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     def split(self, seed: int = 0) -> tuple[Pictures, Pictures]:
         """Return the training and the held-out images: 2,000 held out, or a tenth of a small set."""
         train_with, held_out = held_out_rows(len(self), seed)
-        return self._rows(train_with), self._rows(held_out)
+        return self.take(train_with), self.take(held_out)
 
-    def _rows(self, rows: Tensor) -> Pictures:
+    def take(self, rows: Tensor) -> Pictures:
+        """Return some of the images, by their indices, int64."""
         part = object.__new__(Pictures)
         part.images, part.labels = self.images[rows], self.labels[rows]
         return part

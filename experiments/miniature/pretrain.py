@@ -1,6 +1,7 @@
 """Pre-train the models of the benchmark in miniature on its corpus of small images.
 
 python -m experiments.miniature.pretrain                       all models, with the recipe for two CPU cores
+python -m experiments.miniature.pretrain family=second         the second family of models
 python -m experiments.miniature.pretrain recipe=gpu            longer, for one GPU
 python -m experiments.miniature.pretrain 'only=[dino,simmim]'  some of them
 
@@ -9,12 +10,13 @@ Run it from the root of a clone. Several processes of the same command share the
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.miniature.contrastive import DINO, MoCoV3, SimCLR
@@ -35,6 +37,7 @@ METHODS: Mapping[str, type[Pretraining]] = {
 }
 """Classes that ``models.<name>.method`` may name."""
 
+_NOT_OF_THE_MODULE = ("method", "precision", "share", "sources")
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +65,7 @@ def train(cfg: dict[str, Any]) -> list[str]:
         trainer=PretrainingSettings(recipe["accelerator"], recipe["precision"], cfg["minutes"]),
     )
     chosen = {name: scaled(models[name], recipe) for name in cfg["only"] or models}
-    failed = worker.run([job(name, spec, len(corpus.classes)) for name, spec in chosen.items()])
+    failed = worker.run([job(name, spec, corpus.classes) for name, spec in chosen.items()])
     return [f"  {name}: {reason}" for name, reason in failed.items()]
 
 
@@ -82,9 +85,36 @@ def scaled(spec: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     return {**spec, **times, "precision": recipe["precision"]}
 
 
-def job(name: str, settings: dict[str, Any], num_classes: int) -> Job:
+def job(name: str, settings: dict[str, Any], classes: Sequence[str]) -> Job:
     """Return the job of a model, whose module is built when its training starts."""
-    return Job(name, settings, partial(build, name, {**settings, "num_classes": num_classes}))
+    facts = {**settings, "num_classes": len(classes)}
+    return Job(name, settings, partial(build, name, facts), choose=partial(part_of, name, settings, classes))
+
+
+def part_of(name: str, settings: Mapping[str, Any], classes: Sequence[str], pictures: Pictures) -> Pictures:
+    """Return the images that a model may see: of its ``sources`` alone, and a random ``share`` of these.
+
+    Args:
+        name: Name of the model.
+        settings: Its settings; without ``sources`` and ``share`` it may see all images.
+        classes: Names of the classes, ``<source>/<name>``.
+        pictures: The images to train with.
+
+    Raises:
+        SettingError: If a source is not known or the share is not above 0 and at most 1.
+    """
+    known = [label.partition("/")[0] for label in classes]
+    sources, share = settings.get("sources", known), settings.get("share", 1.0)
+    for source in sources:
+        if source not in known:
+            raise unknown(f"models.{name}.sources", source, sorted(set(known)))
+    if not 0 < share <= 1:
+        raise SettingError(f"models.{name}.share={share}: expected a share of the images, above 0 and at most 1.")
+    allowed = torch.tensor([source in sources for source in known])
+    rows = torch.nonzero(allowed[pictures.labels]).flatten()
+    generator = torch.Generator().manual_seed(settings.get("seed", 0))
+    order = torch.randperm(len(rows), generator=generator) if share < 1 else torch.arange(len(rows))
+    return pictures.take(rows[order[: round(share * len(rows))]])
 
 
 def build(name: str, settings: dict[str, Any]) -> Pretraining:
@@ -93,7 +123,7 @@ def build(name: str, settings: dict[str, Any]) -> Pretraining:
     Raises:
         SettingError: If a setting is wrong; the message names the model.
     """
-    arguments = {key: value for key, value in settings.items() if key not in ("method", "precision")}
+    arguments = {key: value for key, value in settings.items() if key not in _NOT_OF_THE_MODULE}
     method = METHODS.get(settings.get("method", ""))
     if method is None:
         raise unknown(f"models.{name}.method", str(settings.get("method")), METHODS)

@@ -151,12 +151,14 @@ class Job:
         settings: All settings that determine the weights, as plain values.
         build: Builds the untrained module.
         file: Path of the finished weights below their folder; ``{name}`` stands for the model's name.
+        choose: Returns the images that the model may see, of those to train with; by default all.
     """
 
     name: str
     settings: Mapping[str, Any]
     build: Callable[[], Pretraining]
     file: str = "{name}.safetensors"
+    choose: Callable[[Pictures], Pictures] = lambda pictures: pictures
 
     def digest(self, corpus: str) -> str:
         """Return the identity of the weights: sha256 over the format, the settings and the corpus' digest."""
@@ -224,6 +226,7 @@ class PretrainingWorker:
 
     def _train(self, job: Job, folder: Path) -> None:
         train_with, held_out = self.pictures.split()
+        train_with = job.choose(train_with)
         module = job.build()
         _log.info("%s: %d steps of %d images.", job.name, module.steps, module.batch_size)
         train(job.name, module, train_with, folder, self.trainer)
