@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.miniature import glyphs, icons, targets
+from experiments.miniature import glyphs, icons, registered, targets
 from experiments.miniature.backdrops import SIZE
 from experiments.miniature.packages import Package, files_of, versions
 from experiments.miniature.pictures import BUILD, CORPUS_FILE, Corpus
@@ -202,7 +202,7 @@ def _main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if args.targets:
-            versions([*_packages(), *targets.packages()])
+            versions([*_packages(), *targets.packages(), *registered.packages()])
         corpus = read_corpus(file)
     except (ItmError, OSError) as error:
         sys.exit(str(error))

@@ -105,8 +105,9 @@ def animal_outlines() -> Drawings:
     spec = find_spec("animal_mnist")
     if spec is None or spec.origin is None:
         raise DataError(
-            "the pictures come with the package animal-mnist (MIT), which is not installed. Install it without the "
-            "packages that it asks for, which its files do not need: `uv pip install --no-deps animal-mnist`."
+            "the pictures come with the package animal-mnist (MIT), which is not installed. Run the command with "
+            "`uv run --group pictures`, or install it with `pip install --no-deps animal-mnist`: its files do not need "
+            "the packages that it asks for."
         )
     folder = Path(spec.origin).parent / "data" / "Animal_MNIST"
     pixels = read_arrays(folder / "animal_data_version_3.gz").reshape(-1, 28, 28)
