@@ -15,7 +15,7 @@ from itm.groundtruth import tables as groundtruth
 from itm.groundtruth.grid import Grid
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SEVERAL = {"all", "itm_variants"}  # configs of several scorers
+SEVERAL = {"all", "dcd_variants", "itm_variants"}  # configs of several scorers
 
 
 def names(group: str) -> list[str]:

@@ -210,7 +210,7 @@ def test_conductance_of_target_and_sources_is_extracted_once_and_given_to_dcd(tr
         ([], r"sources=\[\]: scorer=dcd needs two"),
         ("ab", "sources=ab: expected names of datasets"),
         (["a", "missing"], "sources: no accuracies on 'missing'; known: a, b, t, other. Set source_table"),
-        (["a", "t"], "sources: 't' is the target itself"),
+        (["a", "t"], r"sources=\['a', 't'\]: scorer=dcd needs two"),
         (["a", "a"], "sources: 'a' stands there twice"),
         (["a", "other"], "sources: the accuracies on 'other' are of other models"),
     ],
@@ -220,7 +220,12 @@ def test_source_tasks_that_cannot_be_used_are_one_line(tasks, message):
     with pytest.raises(SettingError, match=message) as raised:
         check_tasks({"dcd": DCD()}, tasks, table, "t", ["m", "n"])
     assert "\n" not in str(raised.value)
-    check_tasks({"logme": LogME()}, tasks, None, "t", ["m"])  # other scores do not need them
+    assert check_tasks({"logme": LogME()}, tasks, None, "t", ["m"]) == []  # other scores do not need them
+
+
+def test_the_target_among_the_source_tasks_is_left_out():
+    table = pd.DataFrame({"a": [1.0], "b": [2.0]}, index=["m"])
+    assert check_tasks({"dcd": DCD()}, ["a", "t", "b"], table, "t", ["m"]) == ["a", "b"]
 
 
 def test_sources_without_any_table_are_one_line():

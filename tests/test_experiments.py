@@ -44,7 +44,8 @@ QUICK = {"ablation_heldout", "ablation_loss"}  # two and three jobs; a job's pag
 
 
 def test_every_experiment_is_tested():
-    elsewhere = ("images_needed", "registered", "segmentation_table")  # test_registered_tables.py, test_segmentation.py
+    # test_registered_tables.py, test_segmentation.py, test_transfer.py
+    elsewhere = ("images_needed", "registered", "segmentation_table", "vlm_table")
     assert sorted([*SWEPT, *LOOKS, *STANDINGS, *elsewhere]) == EXPERIMENTS
 
 

@@ -55,10 +55,10 @@ def run_estimate(run: Mapping[str, Any], scorers: Mapping[str, Scorer], images: 
     source = None if run["groundtruth"] is None else str(run["groundtruth"])
     truth = find_truth(source, str(run["data"]["name"]), list(run["zoo"]), groundtruth_folder())
     check_optimised(run.get("optimise"), scorers, truth)
-    tasks, table = run.get("sources") or [], source_table(run, scorers)
+    table = source_table(run, scorers)
     if run.get("templates") is not None:
         check_templates(run["templates"])
-    check_tasks(scorers, tasks, table, str(run["data"]["name"]), list(run["zoo"]))
+    tasks = check_tasks(scorers, run.get("sources") or [], table, str(run["data"]["name"]), list(run["zoo"]))
     if run.get("on_failure", "stop") == "stop":
         check_zoo(run["zoo"])
     extraction = ExtractionSettings.from_run(run, images)
@@ -127,7 +127,9 @@ def source_table(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> pd.Da
     tables = shipped_tables(groundtruth_folder())
     if str(run["groundtruth"]) not in ("None", "shipped", "paper"):
         tables.insert(0, str(run["groundtruth"]))
-    return best_table(tables, run.get("sources") or [], list(run["zoo"]))
+    tasks = run.get("sources") or []
+    others = [task for task in tasks if task != run["data"]["name"]] if isinstance(tasks, list) else []
+    return best_table(tables, others, list(run["zoo"]))
 
 
 def networks(zoo: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:

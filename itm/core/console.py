@@ -159,3 +159,18 @@ def _column(shown: pd.Series[Any], whole: pd.Series[Any], digits: int) -> list[s
         return ["" if pd.isna(value) else str(int(value)) for value in shown]
     form = number_format(whole, digits)
     return ["" if pd.isna(value) else format(value, form) for value in shown]
+
+
+def markdown(frame: pd.DataFrame, digits: int) -> str:
+    """Return a table in Markdown, its index first.
+
+    Args:
+        frame: The table; floating-point values are rounded.
+        digits: Digits after the point.
+    """
+    head = [str(frame.index.name or ""), *map(str, frame.columns)]
+    lines = [f"| {' | '.join(head)} |", f"{'|---' * len(head)}|"]
+    for name, row in frame.iterrows():
+        cells = [f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

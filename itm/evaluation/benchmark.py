@@ -129,6 +129,19 @@ def _taus(rankings: pd.DataFrame, choose: Callable[[int], Subsets]) -> pd.DataFr
     return pd.DataFrame(means)
 
 
+def bootstrapped_taus(rankings: pd.DataFrame) -> pd.DataFrame:
+    """Weighted tau (scipy's) of every scorer over bootstrapped models, averaged over the datasets.
+
+    Args:
+        rankings: As for :func:`subset_taus`.
+
+    Returns:
+        One row per draw, one column per scorer; empty with fewer models than
+        :data:`~itm.metrics.uncertainty.LEAST_FOR_INTERVAL`.
+    """
+    return _taus(rankings, _resamples)
+
+
 def stability(values: pd.DataFrame, against: str) -> pd.DataFrame:
     """Summarize :func:`subset_taus`.
 
@@ -203,7 +216,7 @@ def benchmark(rankings: pd.DataFrame, size: int, against: str) -> pd.DataFrame:
     table["regret"] = each.groupby("scorer")["regret"].mean()
     table["models"] = each.groupby("scorer")["models"].min()
     table["seconds"] = rankings.groupby("scorer")["seconds"].sum()
-    drawn, chosen = _taus(full, _resamples), subset_taus(full, size)
+    drawn, chosen = bootstrapped_taus(full), subset_taus(full, size)
     table[["low", "high"]] = _interval(drawn, table.index)
     table[["pool low", "pool high"]] = _interval(chosen, table.index)
     table[f"{against} wins"] = stability(chosen, against)[f"{against} wins"]

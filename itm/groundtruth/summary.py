@@ -60,6 +60,7 @@ def _row(record: Record) -> dict[str, object]:
         "commit": facts.get("commit"),
         "error": record.error,
         "cell": trial.digest[:16],  # the name of the tables' first version
+        **({"test_images": facts["test_images"]} if "test_images" in facts else {}),
         **({"measure": MIOU} if best and "pixel_accuracy" in best else {}),
     }
 

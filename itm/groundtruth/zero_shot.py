@@ -53,7 +53,7 @@ def evaluate_zero_shot(
     seconds = time.perf_counter() - start
     accuracy, class_accuracy = accuracies(confusion)
     epoch = {"epoch": 0, "accuracy": accuracy, "class_accuracy": class_accuracy, "seconds": seconds}
-    facts |= {"seconds": seconds, "images_per_second": len(images.test) / seconds}
+    facts |= {"seconds": seconds, "images_per_second": len(images.test) / seconds, "test_images": len(images.test)}
     facts |= provenance.facts(hardware.accelerator)
     if images.skipped:
         facts["skipped"] = list(images.skipped)

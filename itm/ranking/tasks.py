@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -30,8 +31,8 @@ _log = logging.getLogger(__name__)
 
 def check_tasks(
     scorers: Mapping[str, Scorer], tasks: object, table: pd.DataFrame | None, target: str, models: Sequence[str]
-) -> None:
-    """Refuse source tasks that cannot be used, before any image is read.
+) -> list[str]:
+    """Return the source tasks of a run; refuse those that cannot be used, before any image is read.
 
     Args:
         scorers: Scores by the name of their ranking; tasks are checked where one is a DCD without sources.
@@ -40,21 +41,23 @@ def check_tasks(
         target: The dataset of the run.
         models: Names of the run's models.
 
+    Returns:
+        The tasks without the target, so that one list serves a multirun over targets; empty where no score needs them.
+
     Raises:
-        SettingError: If there are fewer than two tasks, one is the target, named twice or without accuracies, or none
-            of a task's accuracies is of the run's models.
+        SettingError: If there are fewer than two tasks, one is named twice or without accuracies, or none of a task's
+            accuracies is of the run's models.
     """
     if not _lacking(scorers):
-        return
+        return []
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise SettingError(f"sources={tasks}: expected names of datasets, as in sources=[a,b].")
-    if len(tasks) < 2:
+    others = [task for task in tasks if task != target]
+    if len(others) < 2:
         raise SettingError(f"sources={tasks}: scorer=dcd needs two source tasks or more, as in sources=[a,b].")
     known = [] if table is None else [str(column) for column in table.columns]
-    for place, task in enumerate(tasks):
-        if task == target:
-            raise SettingError(f"sources: {task!r} is the target itself (data.name); leave it out.")
-        if task in tasks[:place]:
+    for place, task in enumerate(others):
+        if task in others[:place]:
             raise SettingError(f"sources: {task!r} stands there twice; name each task once.")
         if table is None or task not in known:
             raise SettingError(
@@ -65,6 +68,7 @@ def check_tasks(
                 f"sources: the accuracies on {task!r} are of other models ({', '.join(map(str, table.index[:3]))}, "
                 f"...) than the zoo's ({', '.join(models[:3])}, ...). Set source_table=<csv>."
             )
+    return others
 
 
 def with_conductance(
@@ -89,7 +93,7 @@ def with_conductance(
     if not lacking:
         return dict(scorers)
     found = {task: task_conductance(extraction, task) for task in tasks}
-    own = _conductance(extraction)
+    own = _conductance(replace(extraction, data={**extraction.data, "limit": None}))
     return {
         name: replace(one, sources=found, accuracy=table, conductance=own) if name in lacking else one  # type: ignore[call-arg]
         for name, one in scorers.items()
@@ -108,18 +112,19 @@ def task_conductance(extraction: ExtractionSettings, task: str) -> Mapping[str, 
         SettingError: If a network has fewer than two blocks.
     """
     plain = {"range": None, "bands": None, "columns": None, "config": None}
+    data = {**extraction.data, **plain, "name": task, "limit": None}
     try:
-        return _conductance(replace(extraction, data={**extraction.data, **plain, "name": task}, images=None))
+        return _conductance(replace(extraction, data=data, images=None))
     except ItmError as error:
         raise type(error)(f"sources: {task}: {error}") from error
 
 
+@lru_cache(maxsize=64)  # a task is a source in most jobs of a multirun over targets
 def _conductance(extraction: ExtractionSettings) -> Mapping[str, Features]:
-    whole = replace(extraction, data={**extraction.data, "limit": None})
-    images = whole.load_images()
+    images = extraction.load_images()
     count = min(max(IMAGES, len(images.classes)), len(images))  # a sample holds each class
     sample = images.select(stratified_sample(images.labels, count, extraction.seed))
-    pool = extract_pool(replace(whole, images=sample, conductance=True))
+    pool = extract_pool(replace(extraction, images=sample, conductance=True))
     for name, reason in pool.failed.items():
         raise SettingError(f"{name}: {reason.removeprefix(f'{name}: ')}")
     return pool.features

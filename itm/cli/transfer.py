@@ -1,0 +1,71 @@
+"""Callback of Hydra that collects a multirun over targets into the table of choosing by source tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from itm.cli.multirun import MultirunCallback
+from itm.core.console import markdown, print_frame
+from itm.core.errors import SettingError
+from itm.core.features import Features
+from itm.evaluation.benchmark import with_priors
+from itm.evaluation.transfer import SCIPY, identified, transfer_table, verdict
+from itm.extraction.pool import ExtractionSettings
+from itm.ranking.tasks import MEAN_RANK, task_conductance
+from itm.report import figures
+from itm.report.figures import save
+from itm.report.output import write_csv
+
+
+class Transfer(MultirunCallback):
+    """Writes the table of DCD's readings and controls over targets, see :mod:`itm.evaluation.transfer`.
+
+    ``<name>.csv``, ``.md``, ``.png`` and ``.svg`` hold the table, ``<name>_rankings.csv`` every ranking and
+    ``<name>_tasks.csv`` how well conductance distinguishes the targets.
+    """
+
+    def finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
+        """Write the rankings, the tables and the sentences that follow.
+
+        Raises:
+            SettingError: If no job knew the true accuracies.
+        """
+        if "true_accuracy" not in frame:
+            raise SettingError(f"{self.name}: no job knew true accuracies; set groundtruth=<csv>.")
+        rankings = frame.rename(columns={"name": "dataset"})
+        write_csv(rankings, folder / f"{self.name}_rankings.csv")
+        table = transfer_table(_with_size(rankings), MEAN_RANK)
+        tasks = identified({task: self._conductance(config, task) for task in dict.fromkeys(rankings["dataset"])})
+        write_csv(table, folder / f"{self.name}.csv", index=True)
+        write_csv(tasks, folder / f"{self.name}_tasks.csv", index=True)
+        readings = [name for name in table.index if str(name).startswith("dcd")]
+        sentences = verdict(table, readings, MEAN_RANK, tasks)
+        count, targets = rankings["model"].nunique(), ", ".join(dict.fromkeys(rankings["dataset"]))
+        title = f"{self.name}: {count} models on {targets}"
+        (folder / f"{self.name}.md").write_text(_page(title, table, tasks, sentences), encoding="utf-8")
+        pictures = save(figures.benchmark_dots(table[[SCIPY]], title), folder / self.name)[:1]
+        print_frame(table, self.name, digits=3)
+        print_frame(tasks, "share of tasks found again", digits=2)
+        print(*sentences, sep="\n")
+        self.track(config, table.reset_index(), pictures, folder)
+
+    def _conductance(self, config: DictConfig, task: str) -> Mapping[str, Features]:
+        # `hydra` has values that only a job resolves
+        run = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "zoo", "trainer")}
+        settings = ExtractionSettings.from_run({**run, "store": config.store, "seed": config.seed})
+        return task_conductance(settings, task)
+
+
+def _with_size(rankings: pd.DataFrame) -> pd.DataFrame:
+    """Append the ranking by the number of parameters."""
+    known = with_priors(rankings)
+    return known[known["scorer"] != "mean rank elsewhere (prior)"]
+
+
+def _page(title: str, table: pd.DataFrame, tasks: pd.DataFrame, sentences: list[str]) -> str:
+    parts = [f"# {title}", *sentences, markdown(table, 3), markdown(tasks, 2)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,81 @@
+"""The table of choosing by source tasks, and whether conductance distinguishes tasks, on cases with known answers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from itm.core.features import Features
+from itm.evaluation.transfer import identified, ndcg_of_ranks, transfer_table, verdict
+
+
+def ranking(scorer, dataset, truth, scores):
+    models = [f"m{number}" for number in range(len(truth))]
+    return pd.DataFrame(
+        {"scorer": scorer, "dataset": dataset, "model": models, "score": scores, "true_accuracy": truth, "seconds": 0.0}
+    )
+
+
+@pytest.fixture
+def rankings():
+    rng = np.random.default_rng(0)
+    frames = []
+    for dataset in "ab":
+        truth = rng.permutation(12).astype(float)
+        frames += [
+            ranking("dcd", dataset, truth, truth),
+            ranking("mean_rank_elsewhere", dataset, truth, truth + rng.normal(scale=3, size=12)),
+            ranking("reversed", dataset, truth, -truth),
+        ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_the_right_order_has_all_statistics_at_their_best(rankings):
+    table = transfer_table(rankings, "mean_rank_elsewhere")
+    best = table.loc["dcd"]
+    assert list(table.index) == ["dcd", "mean_rank_elsewhere", "reversed"]
+    assert best[["tau_w (scipy)", "low", "high", "Kendall tau", "NDCG@5", "recall@5"]].tolist() == [1.0] * 6
+    assert best["regret"] == 0
+    assert best["wins"] == 1
+    assert best["gain low"] > 0
+    assert table.loc["mean_rank_elsewhere", ["gain", "gain low", "gain high", "wins"]].tolist() == [0, 0, 0, 0.5]
+    assert table.loc["reversed", "Kendall tau"] == -1
+    assert table.loc["reversed", "regret"] == 11
+
+
+def test_ndcg_has_the_gain_of_the_rank():
+    # places: 2nd, 1st, then 6th, 5th, 4th of six; gains 6 - rank
+    truth, score = np.array([[50.0, 60, 40, 30, 20, 10]]), np.array([[6.0, 5, 1, 2, 3, 4]])
+    found = 4 / math.log2(2) + 5 / math.log2(3) + 0 / math.log2(4) + 1 / math.log2(5) + 2 / math.log2(6)
+    ideal = sum(gain / math.log2(place + 2) for place, gain in enumerate([5, 4, 3, 2, 1]))
+    assert ndcg_of_ranks(truth, score) == pytest.approx(found / ideal)
+
+
+def profiles(*means, spread=0.01, images=32):
+    generator = torch.Generator().manual_seed(0)
+    tasks = {}
+    for number, mean in enumerate(means):
+        rows = torch.tensor(mean) * (1 + spread * torch.randn(images, len(mean), generator=generator))
+        tasks[f"task{number}"] = {"model": Features(rows, torch.zeros(images, dtype=torch.int64))}
+    return tasks
+
+
+def test_tasks_with_profiles_of_their_own_are_found_again_and_equal_ones_by_chance():
+    apart = identified(profiles([1.0, 2, 3], [3.0, 2, 1], [2.0, 5, 2]))
+    assert apart.loc["model"].tolist() == pytest.approx([1, 1, 1 / 3])
+    equal = identified(profiles(*[[1.0, 2, 3]] * 20, spread=0.3))
+    assert equal.loc["model", "share"] < 0.2  # 1/20 by chance
+
+
+def test_the_verdict_says_whether_dcd_reduces_to_its_control(rankings):
+    table = transfer_table(rankings, "mean_rank_elsewhere")
+    tasks = identified(profiles([1.0, 2, 3], [3.0, 2, 1], [2.0, 5, 2]))
+    gained = verdict(table, ["dcd"], "mean_rank_elsewhere", tasks)
+    assert "100% of cases by share" in gained[0]
+    assert "conductance distinguishes tasks" in gained[0]
+    assert len(gained) == 2
+    lost = verdict(table, ["reversed"], "mean_rank_elsewhere", tasks)
+    assert "below zero for 1 of them" in lost[1]
+    assert lost[2].startswith("DCD therefore reduces to mean_rank_elsewhere here")
