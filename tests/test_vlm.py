@@ -74,3 +74,42 @@ def test_a_name_that_open_clip_does_not_know_is_one_line(model, message):
         load_backbone("x", model=model)
     assert str(error.value).startswith("zoo.x.model=open_clip:")
     assert "\n" not in str(error.value)
+
+
+def test_the_library_of_an_entry_is_the_prefix_of_its_model(folder):
+    prefixed = load_backbone("clip", model=f"open_clip:local-dir:{folder}", pretrained=True)
+    named = load_backbone("clip", library="open_clip", model=f"local-dir:{folder}", pretrained=True)
+    assert (named.model, named.weights_digest) == (prefixed.model, prefixed.weights_digest)
+    with pytest.raises(SettingError, match=r"zoo.x.library=openclip: not known. Did you mean 'open_clip'"):
+        load_backbone("x", library="openclip", model="ViT-B-32")
+
+
+def test_an_architecture_of_open_clip_is_built_without_weights():
+    backbone = load_backbone("small", library="open_clip", model="ViT-S-32-alt")
+    assert (backbone.dim, backbone.input_size) == (256, 224)
+    assert "control" in backbone.pretraining
+
+
+def test_the_ten_real_models_are_known_to_open_clip_without_their_weights():
+    from itm.cli.models import named_zoo
+    from itm.models.entry import ZooEntry, check_zoo
+
+    zoo = named_zoo("open_clip10")
+    check_zoo(zoo)
+    models = [ZooEntry.read(name, entry).find_model() for name, entry in zoo.items()]
+    assert len({model.name for model in models}) == 10
+    assert all(model.tag for model in models)
+
+
+def test_the_miniature_s_models_are_in_the_repository():
+    import torch.nn.functional as F
+
+    from itm.cli.models import named_zoo
+
+    zoo = named_zoo("vlm_miniature")
+    assert len(zoo) == 12
+    backbone = load_backbone("resnet_both", **zoo["resnet_both"])
+    text = backbone.net.text(["folder", "thai digit one"])
+    torch.testing.assert_close(text, F.normalize(text))
+    assert backbone.dim == text.shape[1] == 96
+    assert backbone.net.text.prompts == ("{}",)

@@ -46,6 +46,9 @@ class _Arguments:
     budget: dict[str, Any] | Budget | None
     race: bool | dict[str, Any] | Race
     groundtruth: str | Path | None
+    sources: list[str]
+    source_table: str | Path | None
+    templates: list[str] | None
     on_error: OnError
     columns: dict[str, str | None] | None
     config: str | None
@@ -135,6 +138,9 @@ def estimate(
     budget: Mapping[str, Any] | Budget | None = None,
     race: bool | Mapping[str, Any] | Race = False,
     groundtruth: str | Path | None = "shipped",
+    sources: Sequence[str] = (),
+    source_table: str | Path | None = None,
+    templates: Sequence[str] | None = None,
     on_error: OnError = "stop",
     columns: Mapping[str, str | None] | None = None,
     config: str | None = None,
@@ -167,6 +173,9 @@ def estimate(
         race: Whether to drop weak models before they see all images; or the settings of :class:`itm.ranking.race.Race`,
             as in ``{"start": 200}``.
         groundtruth: ``"shipped"``, ``"paper"``, a CSV file or None: accuracies to compare the ranking with.
+        sources: Datasets of the source tasks of :class:`itm.scorers.DCD`, by name or folder.
+        source_table: Accuracies on them: a CSV file or an address, also of open_clip's results; None: a shipped table.
+        templates: Prompts of DCD's control ``zero_shot_few``; None: each model's own.
         on_error: ``"stop"`` or ``"skip"``: what an unreadable image does to the run.
         columns: Names of the columns ``image``, ``label`` and ``split``; by default they are found.
         config: Configuration of a Hugging Face dataset.
@@ -188,7 +197,8 @@ def estimate(
     _Arguments(
         models=_plain(models), zoo=zoo, image_size=image_size, scorer=_plain(scorer), pretrained=pretrained,
         seeds=seeds, seed=seed, resamples=resamples, limit=limit, budget=_plain(budget), race=_plain(race),
-        groundtruth=groundtruth, on_error=on_error, columns=_plain(columns), config=config, store=store, device=device,
+        groundtruth=groundtruth, sources=_plain(sources), source_table=source_table, templates=_plain(templates),
+        on_error=on_error, columns=_plain(columns), config=config, store=store, device=device,
         precision=precision, batch_size=batch_size, workers=workers, jobs=jobs,
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
@@ -212,8 +222,9 @@ def estimate(
         "zoo": chosen.zoo,
         "trainer": {"accelerator": device, "precision": precision, "batch_size": batch_size, "workers": workers},
         "source": {"name": None, "limit": None},
-        "sources": [],
-        "source_table": None,
+        "sources": list(sources),
+        "source_table": None if source_table is None else str(source_table),
+        "templates": None if templates is None else list(templates),
         "race": race,
         "groundtruth": None if groundtruth is None else str(groundtruth),
         "seed": seed,

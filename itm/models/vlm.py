@@ -77,13 +77,14 @@ class OpenClipModel:
         if self.tag is None and ":" not in self.architecture:
             known = ", ".join(self._open_clip.list_pretrained_tags_by_model(self.architecture)) or "none"
             raise SettingError(f"{self.name} names no weights; append one of its tags: /<tag>. Known: {known}.")
-        model = self._open_clip.create_model(self.architecture, pretrained=self.tag, require_pretrained=True)
+        with _quiet():
+            model = self._open_clip.create_model(self.architecture, pretrained=self.tag, require_pretrained=True)
         return dict(model.state_dict())
 
     def build(self, num_classes: int, **arguments: Any) -> nn.Module:
         """Build both encoders under open_clip's names, initialised by the global random state."""
         device = torch.get_default_device()  # the meta device where only names and shapes are wanted
-        with _no_warnings():  # of a random initialisation: weights come later, or the network is a control
+        with _quiet(logging.WARNING):  # of a random initialisation: weights come later, or the network is a control
             net = self._open_clip.create_model(
                 self.architecture, load_weights=False, pretrained_text=False, device=device, **arguments
             )
@@ -171,7 +172,8 @@ class TextEncoder:
             CheckpointError: If the tokenizer cannot be fetched.
         """
         try:
-            tokenizer = self._tokenizer()
+            with _quiet():
+                tokenizer = self._tokenizer()
         except Exception as error:  # each hub client fails with classes of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"{self._name}: its tokenizer could not be had ({reason}).") from error
@@ -180,10 +182,10 @@ class TextEncoder:
 
 
 @contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Hold back open_clip's warnings, which it writes to the root logger."""
+def _quiet(level: int = logging.INFO) -> Iterator[None]:
+    """Hold back open_clip's messages up to a level, which it writes to the root logger."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
         yield
     finally:
