@@ -1,14 +1,27 @@
 """The table of choosing by source tasks, and whether conductance distinguishes tasks, on cases with known answers."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from experiments.vlm_miniature.pool import agreement, ranges
+from itm.cli.transfer import replace_table
+from itm.core.errors import SettingError
 from itm.core.features import Features
+from itm.data.image_set import default_root
 from itm.evaluation.transfer import identified, ndcg_of_ranks, transfer_table, verdict
+from itm.evaluation.truth import find_truth
+from itm.groundtruth.protocol import UNTUNED
+
+ROOT = Path(__file__).parents[1]
+MODELS = ["vit8_both", "vit8_icons", "vit8_glyphs"]
 
 
 def ranking(scorer, dataset, truth, scores):
@@ -75,7 +88,61 @@ def test_the_verdict_says_whether_dcd_reduces_to_its_control(rankings):
     gained = verdict(table, ["dcd"], "mean_rank_elsewhere", tasks)
     assert "100% of cases by share" in gained[0]
     assert "conductance distinguishes tasks" in gained[0]
-    assert len(gained) == 2
+    assert "Regret of the readings: 0.00 to 0.00 points" in gained[2]
     lost = verdict(table, ["reversed"], "mean_rank_elsewhere", tasks)
     assert "below zero for 1 of them" in lost[1]
     assert lost[2].startswith("DCD therefore reduces to mean_rank_elsewhere here")
+
+
+def test_the_part_of_a_page_between_its_marks_is_replaced(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        replace_table(page, "new\n")
+        assert page.read_text() == "before\n<!-- table -->\n\nnew\n\n<!-- end -->\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(SettingError, match=r"README.md: expected a page with <!-- table -->"):
+        replace_table(page, "new")
+
+
+def test_zero_shot_accuracies_are_described_without_settings_of_a_training():
+    truth = find_truth(str(ROOT / "experiments/groundtruth/vlm_miniature.csv"), "numix_words", MODELS, ROOT)
+    assert truth.protocol == "adaptation zero_shot"
+    assert truth.selection == UNTUNED
+    assert len(truth.accuracy) == 12
+
+
+def test_the_pool_of_the_miniature_is_informative():
+    cells = pd.read_csv(ROOT / "experiments/groundtruth/vlm_miniature_cells.csv")
+    facts = ranges(cells)
+    named = OmegaConf.load(ROOT / "configs/experiment/vlm_table.yaml")
+    chosen = list(facts.index[facts["informative"]])
+    assert len(chosen) >= 6
+    assert list(named.sources) == chosen == named.hydra.sweeper.params["data.name"].split(",")
+    assert agreement(cells, chosen).min() < 0.5  # rankings differ
+    share = facts.loc["numix_words"]
+    assert share["noise"] == pytest.approx(100 * math.sqrt(0.360526 * 0.639474 / 380), rel=1e-3)
+
+
+@pytest.mark.vlm
+def test_the_table_is_written_by_one_command(tmp_path):
+    words = [
+        *(
+            "+experiment=vlm_table",
+            "tracking=none",
+            "jobs=1",
+            "trainer.workers=0",
+            f"hydra.sweep.dir={tmp_path / 'out'}",
+        ),
+        *("data.name=greek_letters,cyrillic_letters", "models=[vit8_both,vit8_glyphs,vit8_icons]", "scorer=[dcd]"),
+        f"store={tmp_path / 'store'}",
+    ]
+    if not list((default_root() / "miniature").glob("greek_letters-*")):
+        pytest.skip("the targets are not drawn here")
+    run = subprocess.run([sys.executable, "estimate.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "out" / "vlm_table.csv", index_col="scorer")
+    assert set(table.index) == {"dcd", "mean_rank_elsewhere", "zero_shot_few", "parameters (prior)"}
+    tasks = pd.read_csv(tmp_path / "out" / "vlm_table_tasks.csv", index_col="model")
+    assert list(tasks.index) == ["vit8_both", "vit8_glyphs", "vit8_icons"]
+    assert (tasks["chance"] == 0.5).all()

@@ -21,7 +21,13 @@ from itm.core.errors import SettingError
 ALLOWED = {
     "scorer": ("itm.scorers",),
     "tracking": ("itm.tracking",),
-    "hydra.callbacks": ("itm.analysis", "itm.cli.failures", "itm.cli.multirun", "itm.cli.registered"),
+    "hydra.callbacks": (
+        "itm.analysis",
+        "itm.cli.failures",
+        "itm.cli.multirun",
+        "itm.cli.registered",
+        "itm.cli.transfer",
+    ),
 }
 """Packages whose classes and functions ``_target_`` may name, by group."""
 

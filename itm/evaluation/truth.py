@@ -33,6 +33,7 @@ RECORDED = {
     "seed": "seed",
 }
 """Columns of the trials beside a table that say how its models were trained, and the word for each."""
+_TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "seed")  # without effect where nothing is trained
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def _protocol(path: Path, dataset: str) -> tuple[str, str]:
         rows = frame[frame["dataset"] == dataset]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{trials}: cannot be read as a table of trials ({error}); fix or move it.") from error
+    if "adaptation" in rows and (rows["adaptation"] == "zero_shot").all():
+        rows = rows.drop(columns=list(_TRAINING), errors="ignore")
     said = []
     for column, word in RECORDED.items():
         values = [value.removesuffix(".0") for value in rows[column].dropna().unique()] if column in rows else []

@@ -203,6 +203,11 @@ def _deviations(
     if seeds > 1:
         runs = np.array([entry.values for entry in ranking.entries]).T
         return np.asarray(runs - runs.mean(axis=0))
+    if not ranking.scorer.resampled and getattr(ranking.scorer, "seed", None) is None:
+        raise SettingError(
+            f"P(best) is not known: {ranking.name} does not use these images' labels and has no spread; put combined "
+            "first, as in scorer=[combined,...]."
+        )
     if not ranking.scorer.resampled:
         raise SettingError(
             f"P(best) is not known: {ranking.name} ran with one seed and takes too long to be resampled; set seeds=3, "
