@@ -58,6 +58,13 @@ def test_the_right_order_has_all_statistics_at_their_best(rankings):
     assert table.loc["reversed", "regret"] == 11
 
 
+def test_few_models_have_no_intervals(rankings):
+    few = rankings[rankings["model"].isin(["m0", "m1", "m2"])]
+    table = transfer_table(few, "mean_rank_elsewhere")
+    assert table[["low", "high", "gain low", "gain high"]].isna().all(axis=None)
+    assert table["gain"].notna().all()
+
+
 def test_ndcg_has_the_gain_of_the_rank():
     # places: 2nd, 1st, then 6th, 5th, 4th of six; gains 6 - rank
     truth, score = np.array([[50.0, 60, 40, 30, 20, 10]]), np.array([[6.0, 5, 1, 2, 3, 4]])

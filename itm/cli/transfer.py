@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,6 @@ from itm.cli.folders import configs_folder
 from itm.cli.multirun import MultirunCallback
 from itm.core.console import markdown, print_frame
 from itm.core.errors import ItmError, SettingError
-from itm.core.features import Features
 from itm.core.files import write_atomic
 from itm.evaluation.benchmark import with_priors
 from itm.evaluation.transfer import SCIPY, identified, transfer_table, verdict
@@ -60,7 +59,8 @@ class Transfer(MultirunCallback):
         rankings = frame.rename(columns={"name": "dataset"})
         write_csv(rankings, folder / f"{self.name}_rankings.csv")
         table = transfer_table(_with_size(rankings), MEAN_RANK)
-        tasks = identified({task: self._conductance(config, task) for task in dict.fromkeys(rankings["dataset"])})
+        settings = _settings(folder / str(rankings["job"].iloc[0]))
+        tasks = identified({task: task_conductance(settings, task) for task in dict.fromkeys(rankings["dataset"])})
         write_csv(table, folder / f"{self.name}.csv", index=True)
         write_csv(tasks, folder / f"{self.name}_tasks.csv", index=True)
         readings = [name for name in table.index if str(name).startswith("dcd")]
@@ -77,11 +77,11 @@ class Transfer(MultirunCallback):
         print(*sentences, sep="\n")
         self.track(config, table.reset_index(), pictures, folder)
 
-    def _conductance(self, config: DictConfig, task: str) -> Mapping[str, Features]:
-        # `hydra` has values that only a job resolves
-        run = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "zoo", "trainer")}
-        settings = ExtractionSettings.from_run({**run, "store": config.store, "seed": config.seed})
-        return task_conductance(settings, task)
+
+def _settings(job: Path) -> ExtractionSettings:
+    """Return the settings of a job's extraction, with the models that it chose."""
+    run = OmegaConf.to_container(OmegaConf.load(job / "config.yaml"))
+    return ExtractionSettings.from_run(cast(dict[str, Any], run))
 
 
 def _with_size(rankings: pd.DataFrame) -> pd.DataFrame:

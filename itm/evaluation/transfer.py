@@ -53,7 +53,8 @@ def transfer_table(rankings: pd.DataFrame, control: str) -> pd.DataFrame:
     if control in wide:
         gains = wide.sub(wide[control], axis=0)
         table["gain"] = gains.mean()
-        table[["gain low", "gain high"]] = _interval(drawn.sub(drawn[control], axis=0), table.index)
+        differences = drawn.sub(drawn[control], axis=0) if control in drawn else drawn  # empty with few models
+        table[["gain low", "gain high"]] = _interval(differences, table.index)
         table["wins"] = ((gains > 0) + 0.5 * (gains == 0)).mean()
     first = [SCIPY, "low", "high"]
     table = table[[*first, *(name for name in table if name not in first)]]
