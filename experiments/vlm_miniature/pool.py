@@ -62,10 +62,11 @@ def _page(cells: pd.DataFrame) -> str:
     best = cells.loc[cells.groupby("dataset")["accuracy"].idxmax()].set_index("dataset")["model"]
     facts["best model"] = best
     table = cells.pivot(index="model", columns="dataset", values="accuracy")[list(facts.index)]
+    furthest = " and ".join(map(str, taus.idxmin()))
     said = (
         f"{len(chosen)} of {len(facts)} targets are informative (range at least {LEAST_RATIO:g} times the noise): "
         f"{', '.join(chosen)}. Kendall's tau between the rankings of two of them is {taus.mean():.2f} on average, "
-        f"{taus.min():.2f} ({' and '.join(taus.idxmin())}) to {taus.max():.2f}; {best[chosen].nunique()} different "
+        f"{taus.min():.2f} ({furthest}) to {taus.max():.2f}; {best[chosen].nunique()} different "
         "models are the best on one."
     )
     return (

@@ -144,7 +144,7 @@ def verdict(table: pd.DataFrame, scorers: list[str], control: str, tasks: pd.Dat
         said.append(f"DCD therefore reduces to {control} here: its weights of the source tasks gain nothing shown.")
     regrets = f"{readings['regret'].min():.2f} to {readings['regret'].max():.2f}"
     said.append(
-        f"Regret of the readings: {regrets} points; of {control}: {table.loc[control, 'regret']:.2f}. Intervals are "
+        f"Regret of the readings: {regrets} points; of {control}: {float(table['regret'][control]):.2f}. Intervals are "
         "over models; other targets could give other differences."
     )
     return said
