@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -49,10 +50,10 @@ def ranges(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
 
-def agreement(cells: pd.DataFrame, targets: list[str]) -> pd.Series[float]:
+def agreement(cells: pd.DataFrame, targets: list[str]) -> dict[tuple[str, str], float]:
     """Return Kendall's tau between the rankings of every two targets."""
     table = cells.pivot(index="model", columns="dataset", values="accuracy")
-    return pd.Series({(a, b): kendall_tau(table[a], table[b]) for a, b in combinations(targets, 2)})
+    return {(a, b): kendall_tau(table[a], table[b]) for a, b in combinations(targets, 2)}
 
 
 def _page(cells: pd.DataFrame) -> str:
@@ -62,11 +63,11 @@ def _page(cells: pd.DataFrame) -> str:
     best = cells.loc[cells.groupby("dataset")["accuracy"].idxmax()].set_index("dataset")["model"]
     facts["best model"] = best
     table = cells.pivot(index="model", columns="dataset", values="accuracy")[list(facts.index)]
-    furthest = " and ".join(map(str, taus.idxmin()))
+    furthest = " and ".join(min(taus, key=lambda pair: taus[pair]))
     said = (
         f"{len(chosen)} of {len(facts)} targets are informative (range at least {LEAST_RATIO:g} times the noise): "
-        f"{', '.join(chosen)}. Kendall's tau between the rankings of two of them is {taus.mean():.2f} on average, "
-        f"{taus.min():.2f} ({furthest}) to {taus.max():.2f}; {best[chosen].nunique()} different "
+        f"{', '.join(chosen)}. Kendall's tau between the rankings of two of them is {fmean(taus.values()):.2f} on average, "
+        f"{min(taus.values()):.2f} ({furthest}) to {max(taus.values()):.2f}; {best[chosen].nunique()} different "
         "models are the best on one."
     )
     return (
