@@ -63,11 +63,11 @@ def _page(cells: pd.DataFrame) -> str:
     best = cells.loc[cells.groupby("dataset")["accuracy"].idxmax()].set_index("dataset")["model"]
     facts["best model"] = best
     table = cells.pivot(index="model", columns="dataset", values="accuracy")[list(facts.index)]
-    furthest = " and ".join(min(taus, key=lambda pair: taus[pair]))
+    low, furthest = min((tau, " and ".join(pair)) for pair, tau in taus.items())
     said = (
         f"{len(chosen)} of {len(facts)} targets are informative (range at least {LEAST_RATIO:g} times the noise): "
-        f"{', '.join(chosen)}. Kendall's tau between the rankings of two of them is {fmean(taus.values()):.2f} on average, "
-        f"{min(taus.values()):.2f} ({furthest}) to {max(taus.values()):.2f}; {best[chosen].nunique()} different "
+        f"{', '.join(chosen)}. Kendall's tau between the rankings of two of them is {fmean(taus.values()):.2f} on "
+        f"average, {low:.2f} ({furthest}) to {max(taus.values()):.2f}; {best[chosen].nunique()} different "
         "models are the best on one."
     )
     return (
