@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ from itm.groundtruth import tables as groundtruth
 from itm.models.backbone import Backbone, load_backbone
 from itm.models.builder import NetworkBuilder
 from itm.models.checkpoints import LAYOUTS
-from itm.models.entry import check_zoo
+from itm.models.entry import ZooEntry, check_zoo
 from itm.models.families import find_model
 
 CONTROL = "none (randomly initialised control)"
@@ -468,6 +470,12 @@ def test_zoos_name_the_papers_models_and_known_networks(name: str, count: int) -
         if "source_accuracy" in spec and ":" in spec["model"]:
             metrics = family.weights.meta["_metrics"]["ImageNet-1K"]  # type: ignore[attr-defined]
             assert spec["source_accuracy"] == metrics["acc@1"]
+
+
+def test_load_backbone_takes_the_settings_of_an_entry_with_their_defaults() -> None:
+    parameters = inspect.signature(load_backbone).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert defaults == {field.name: field.default for field in dataclasses.fields(ZooEntry) if field.name != "name"}
 
 
 def test_all_mistakes_of_a_zoo_are_found_without_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
