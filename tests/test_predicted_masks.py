@@ -18,7 +18,7 @@ from itm.evaluation.predicted_masks import _PENALTY, RidgeProbe, predict_example
 from itm.extraction.readouts.dense import Dense
 from itm.models.backbone import load_backbone
 from itm.report.masks import class_colour, mask_image, picture
-from itm.scorers import LogME
+from itm.scorers import KNN, LogME
 
 
 def test_the_probe_is_scikit_learns_ridge_on_standardised_features():
@@ -119,3 +119,17 @@ def test_the_page_shows_images_masks_and_predicted_masks(tmp_path):
     assert all(word in page for word in ("dark</li>", "bright</li>", "ignored</li>", "sampled pixels"))
     assert "One image of each class" not in page
     assert "http" not in re.sub(r'base64,[^"]*', "", page)
+
+
+def test_the_colours_alone_are_never_recommended_and_models_below_them_are_named(tmp_path):
+    run = {
+        "data": {"name": "striped", "limit": None, "on_error": "stop", "rows": 160},
+        "zoo": {"raw_rgb": {"model": "raw_rgb"}, "tiny": {"model": "test_resnet", "image_size": 32}},
+        "trainer": {"accelerator": "cpu", "precision": "32", "batch_size": 8, "workers": 0},
+        "source": {"name": None, "limit": None}, "groundtruth": None, "seed": 0, "seeds": 1, "resamples": 2,
+        "jobs": 1, "store": str(tmp_path),
+    }  # fmt: skip
+    report = run_estimate(run, {"knn": KNN()}, striped(8))
+    assert report.rankings[0].order[0] == "raw_rgb"  # colours decide these classes
+    assert report.recommendation.model == "tiny"
+    assert "1 of 1 models score below the colours alone (raw_rgb) by knn: tiny." in report.all_warnings()

@@ -147,15 +147,29 @@ def _controls_beside(
 
 
 def _recommend(pool: ExtractedPool, ranking: Ranking, run: Mapping[str, Any], jobs: int) -> Recommendation:
-    return recommend(
+    """Recommend a network; the colours alone are a baseline that cannot be fine-tuned."""
+    networks = tuple(entry for entry in ranking.entries if entry.model != RAW_RGB)
+    recommendation = recommend(
         pool.features,
-        ranking,
+        replace(ranking, entries=networks or ranking.entries),
         resamples=run.get("resamples", RESAMPLES),
         seed=run["seed"],
         controls=[name for name, candidate in pool.candidates.items() if candidate.untrained],
         parameters={name: candidate.parameters for name, candidate in pool.candidates.items()},
         jobs=jobs,
     )
+    warnings = _colour_warnings(ranking) if networks else []
+    return replace(recommendation, warnings=(*warnings, *recommendation.warnings))
+
+
+def _colour_warnings(ranking: Ranking) -> list[str]:
+    """Warn of networks that score below the colours alone."""
+    colours = ranking.scores.get(RAW_RGB)
+    below = [] if colours is None else [name for name, score in ranking.scores.items() if score < colours]
+    if not below:
+        return []
+    share, names = f"{len(below)} of {len(ranking.entries) - 1}", ", ".join(below)
+    return [f"{share} models score below the colours alone ({RAW_RGB}) by {ranking.name}: {names}."]
 
 
 def check_optimised(metric: str | None, scorers: Mapping[str, Scorer], truth: Truth | None) -> None:
