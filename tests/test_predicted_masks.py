@@ -17,7 +17,8 @@ from itm.data.masks import IGNORE
 from itm.evaluation.predicted_masks import _PENALTY, RidgeProbe, predict_examples, varied_groups
 from itm.extraction.readouts.dense import Dense
 from itm.models.backbone import load_backbone
-from itm.report.masks import class_colour, mask_image, picture
+from itm.report.masks import class_colour, mask_image
+from itm.report.pictures import thumbnail
 from itm.scorers import KNN, LogME
 
 
@@ -97,7 +98,7 @@ def test_small_pictures_of_masks_keep_the_colours_of_the_classes():
     mask = np.zeros((200, 300), dtype=np.uint8)
     mask[:, 150:], mask[:100, :150] = 30, IGNORE
     shown = mask_image(mask)
-    small = Image.open(io.BytesIO(base64.b64decode(picture(shown).partition(",")[2]))).convert("RGB")
+    small = Image.open(io.BytesIO(base64.b64decode(thumbnail(shown, 108).partition(",")[2]))).convert("RGB")
     assert small.size == (108, 72)
     found = {f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.unique(np.asarray(small).reshape(-1, 3), axis=0).tolist()}
     assert found == {class_colour(0).lower(), class_colour(30).lower(), "#ffffff"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import colorsys
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from itm.data.masks import IGNORE
+from itm.report.pictures import thumbnail
 
 if TYPE_CHECKING:
     from itm.evaluation.predicted_masks import MaskExamples
@@ -37,9 +36,9 @@ def class_colour(label: int) -> str:
 def mask_rows(examples: MaskExamples) -> list[tuple[str, list[str]]]:
     """Return the pictures of the images, of their masks and of each model's masks as data addresses, by caption."""
     images = examples.images
-    rows = [("image", [picture(images.image(index)) for index in range(len(images))])]
+    rows = [("image", [thumbnail(images.image(index), SIDE) for index in range(len(images))])]
     named: dict[str, Any] = {"true mask": examples.true, **examples.predicted}
-    return rows + [(name, [picture(mask_image(mask)) for mask in masks]) for name, masks in named.items()]
+    return rows + [(name, [thumbnail(mask_image(mask), SIDE) for mask in masks]) for name, masks in named.items()]
 
 
 def legend(examples: MaskExamples) -> list[tuple[str, str]]:
@@ -54,13 +53,3 @@ def mask_image(mask: NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(mask)
     image.putpalette(bytes.fromhex("".join(colour[1:] for colour in colours)))
     return image
-
-
-def picture(image: Image.Image) -> str:
-    """Return a small PNG as a data address; a mask keeps its classes, without mixed colours."""
-    scale = min(1.0, SIDE / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    how = Image.Resampling.NEAREST if image.mode == "P" else Image.Resampling.BICUBIC
-    buffer = io.BytesIO()
-    image.resize(size, how).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from itm.data.image_set import ImageSet
 from itm.report import figures
 from itm.report.decision import agreement, alternatives, verdict
 from itm.report.masks import legend, mask_rows
+from itm.report.pictures import thumbnail
 
 if TYPE_CHECKING:
     from itm.report.report import Report
@@ -58,7 +57,7 @@ def to_html(report: Report) -> str:
         class_picture=_picture(figures.class_bars, report.difficulty),
         truth_picture=_picture(figures.truth_scatter, report.rankings, report.truth) if compared else None,
         pictures=pictures,
-        samples=[(name, _thumbnail(image)) for name, image in sample_images(report.images)] if examples is None else [],
+        samples=[] if examples else [(name, thumbnail(image, _SIDE)) for name, image in sample_images(report.images)],
         masks=[] if examples is None else mask_rows(examples),
         legend=[] if examples is None else legend(examples),
         classes_left_out=max(0, len(report.images.classes) - _CLASSES),
@@ -96,14 +95,6 @@ def _picture(draw: Callable[..., figures.Figure | None], *arguments: Any) -> str
     except Exception as error:  # no error of a figure may cost the page
         _log.warning("A figure of the report could not be drawn (%s): %s", draw.__name__, error)
         return None
-
-
-def _thumbnail(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((_SIDE, _SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _clean(value: Any) -> Any:

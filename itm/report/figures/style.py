@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from itm.report.pictures import data_uri
 
 # Okabe and Ito's palette: distinct for every colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -102,7 +103,7 @@ def as_data_uri(figure: Figure) -> str:
     """Return a figure as a PNG inside a ``data:`` address, for a page that needs no other file."""
     buffer = io.BytesIO()
     _write(figure, buffer, format="png", dpi=150)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
 
 
 def _write(figure: Figure, target: Path | io.BytesIO, **settings: Any) -> None:
