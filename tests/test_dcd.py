@@ -1,11 +1,14 @@
 """The scorer DCD against hand-worked cases and a transcription in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from itm.core.errors import FeatureError, SettingError
+import itm
+from itm.core.errors import FeatureError, ItmError, SettingError
 from itm.core.features import Features
 from itm.extraction.pool import ExtractionSettings
 from itm.extraction.readouts.conductance import conductance as conductance_of
@@ -237,3 +240,31 @@ def test_the_mean_rank_is_dcd_with_equal_weights():
     found = mean_rank(ACCURACY, ["same", "other"], list(ACCURACY.index))
     flat = DCD(sources={"same": SAME, "other": SAME}, accuracy=ACCURACY).score(SAME)
     assert flat == pytest.approx(found)
+
+
+def test_a_network_of_one_block_is_one_line(tree, tmp_path):
+    folders = [tree(f"a/{name}1.png", f"a/{name}2.png", f"b/{name}3.png", root=name) for name in "xyz"]
+    flat = {"model": "vit_tiny_patch16_224", "model_args": {"depth": 1}, "image_size": 32}
+    settings = replace(settings_of(folders[0], tmp_path / "store"), zoo={"flat": flat})
+    with pytest.raises(ItmError, match=r"flat: found 1 block\(s\) to read conductance from") as raised:
+        with_conductance({"dcd": DCD()}, [str(folder) for folder in folders[1:]], ACCURACY, settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_controls_stand_beside_dcd(tree, tmp_path):
+    folders = {name: tree(*(f"{c}/{name}{c}{i}.png" for c in "ab" for i in range(6)), root=name) for name in "xyz"}
+    models = {"big": {"model": "resnet10t", "image_size": 32}, "small": {"model": "test_resnet", "image_size": 32}}
+    table = tmp_path / "table.csv"
+    table.write_text(f"model,{folders['y']},{folders['z']}\nbig,50,60\nsmall,70,80\n")
+    sources = [str(folders[name]) for name in "yz"]
+    found = itm.estimate(
+        folders["x"], models=models, pretrained=False, scorer="dcd", sources=sources, source_table=table, store=tmp_path
+    )
+    names = [ranking.name for ranking in found.rankings]
+    assert names == ["dcd", "mean_rank_elsewhere", "parameters"]  # no text encoder, no ImageNet accuracy
+    assert found.rankings[1].scores == {"small": -0.5, "big": -1.0}
+    assert found.rankings[0].scores == pytest.approx(found.rankings[1].scores)  # it is the best on both
+    assert found.rankings[2].order == ["big", "small"]
+    assert "P(best) is not known: dcd does not use these images' labels" in str(found.recommendation)
+    with pytest.raises(SettingError, match=r"sources=.*needs two"):
+        itm.estimate(folders["x"], models=models, pretrained=False, scorer="dcd", store=tmp_path)

@@ -63,3 +63,15 @@ def test_the_paper_s_table_says_nothing_of_controls() -> None:
     models = ["ResNet-34", "ResNet-50"]
     assert set(priors.find_prior(["paper"], "pets", models) or {}) == set(models)
     assert priors.find_prior(["paper"], "pets", models, controls=True) is None
+
+
+def test_the_table_with_most_of_the_datasets_and_then_of_the_models_is_chosen(tmp_path):
+    contents = {"a": "model,x\nm,50\nn,60\n", "b": "model,x,y\nm,51,2\no,3,4\n", "c": "model,x,y\nm,52,2\nn,3,4\n"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    tables = [str(tmp_path / f"{name}.csv") for name in contents]
+    assert priors.best_table(tables, ["x", "y"], ["m", "n"]).loc["m", "x"] == 52
+    assert priors.best_table(tables, ["x"], ["m", "n"]).loc["m", "x"] == 50
+    assert priors.best_table(tables, ["x", "nowhere"], ["m", "n"]).loc["m", "x"] == 50
+    assert priors.best_table(tables, ["nowhere"], ["m"]) is None
+    assert priors.best_table(tables, ["x"], ["unknown"]) is None

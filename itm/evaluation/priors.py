@@ -123,19 +123,21 @@ def find_prior(
 
 
 def best_table(tables: Sequence[str], datasets: Sequence[str], models: Sequence[str]) -> pd.DataFrame | None:
-    """Return the table that has all datasets for the most of some models, the first of equal ones, or None.
+    """Return the table that has the most of some datasets, and then the most of some models, the first of equal ones.
 
     Args:
         tables: Sources of :func:`itm.groundtruth.tables.load`.
-        datasets: Columns that the table must have.
+        datasets: Names of columns.
         models: Names of models.
+
+    Returns:
+        The table; None where none has an accuracy of one of the models on one of the datasets.
     """
-    best, most = None, 0
+    best, most = None, (0, 0)
     for source in tables:
         table = load(source)
-        if not set(datasets) <= set(table.columns):
-            continue
-        count = int(table[list(datasets)].reindex(list(models)).notna().any(axis=1).sum())
-        if count > most:
-            best, most = table, count
+        shared = [name for name in datasets if name in table.columns]
+        count = int(table[shared].reindex(list(models)).notna().any(axis=1).sum())
+        if count and (len(shared), count) > most:
+            best, most = table, (len(shared), count)
     return best
