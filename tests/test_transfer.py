@@ -131,6 +131,12 @@ def test_the_pool_of_the_miniature_is_informative():
     assert share["noise"] == pytest.approx(100 * math.sqrt(0.360526 * 0.639474 / 380), rel=1e-3)
 
 
+def test_the_page_of_the_miniature_has_the_table_of_its_results():
+    folder = ROOT / "experiments/vlm_miniature"
+    table = (folder / "results/vlm_table.md").read_text(encoding="utf-8").removeprefix("# ")
+    assert f"<!-- table -->\n\n{table}\n<!-- end -->" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.vlm
 def test_the_table_is_written_by_one_command(tmp_path):
     words = [
