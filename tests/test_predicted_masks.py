@@ -13,8 +13,9 @@ from synthetic import clusters, striped
 
 from itm.cli.pipeline import run_estimate
 from itm.core.features import Features
+from itm.core.splits import split_indices
 from itm.data.masks import IGNORE
-from itm.evaluation.predicted_masks import _PENALTY, RidgeProbe, predict_examples, varied_groups
+from itm.evaluation.predicted_masks import PENALTIES, RidgeProbe, predict_examples, varied_groups
 from itm.extraction.readouts.dense import Dense
 from itm.models.backbone import load_backbone
 from itm.report.masks import class_colour, mask_image
@@ -25,12 +26,29 @@ from itm.scorers import KNN, LogME
 def test_the_probe_is_scikit_learns_ridge_on_standardised_features():
     features = clusters(200, 6, 3)
     x, y = features.x.numpy() * np.arange(1, 7), features.y.numpy()
-    probe = RidgeProbe.fit(Features(torch.tensor(x), features.y), 4)
+    probe = RidgeProbe.fit(Features(torch.tensor(x), features.y), 4, penalty=0.05)
     standard = (x - x.mean(0)) / x.std(0)
-    expected = Ridge(alpha=_PENALTY * len(x)).fit(standard, np.eye(4)[y]).predict(standard)
+    expected = Ridge(alpha=0.05 * len(x)).fit(standard, np.eye(4)[y]).predict(standard)
     found = (torch.tensor(x).float() @ probe.weights.T + probe.bias).numpy()
     assert np.allclose(found[:, :3], expected[:, :3], atol=1e-4)
     assert np.all(found[:, 3] == -np.inf)  # a class without a row is never predicted
+
+
+def test_the_penalty_is_the_one_that_held_out_groups_prefer():
+    few = clusters(75, 60, 3, spread=0.2)  # nearly as many dimensions as rows: a weak penalty fits noise
+    rows = torch.arange(75).repeat_interleave(2)
+    features = Features(few.x[rows], few.y[rows], groups=rows)
+    train, held = split_indices(features.y, 0.8, 0, features.groups)
+
+    def hits(penalty):
+        probe = RidgeProbe.fit(features.take(train), 3, penalty)
+        scores = features.x[held].float() @ probe.weights.T + probe.bias
+        return int((scores.argmax(1) == features.y[held]).sum())
+
+    best = max(PENALTIES, key=hits)
+    assert hits(best) > hits(PENALTIES[0])
+    chosen = RidgeProbe.fit(features, 3)
+    assert torch.allclose(chosen.weights, RidgeProbe.fit(features, 3, best).weights)
 
 
 def test_constant_features_and_fewer_rows_than_features_give_finite_weights():
@@ -73,7 +91,9 @@ def test_the_probe_sees_no_pixel_of_the_images_shown(coloured, monkeypatch):
     images, features = coloured
     seen = []
     fit = RidgeProbe.fit
-    monkeypatch.setattr(RidgeProbe, "fit", lambda rows, count: seen.append(rows.groups) or fit(rows, count))
+    monkeypatch.setattr(
+        RidgeProbe, "fit", lambda rows, count, penalty=None: seen.append(rows.groups) or fit(rows, count)
+    )
     examples = predict_examples({"colours": features}, ["colours"], images, {"colours": {"model": "raw_rgb"}})
     shown = {images.digests.index(digest) for digest in examples.images.digests}
     assert len(shown) == 4
