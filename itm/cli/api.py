@@ -203,15 +203,13 @@ def estimate(
     )  # fmt: skip
     scorers = _scorers([scorer] if isinstance(scorer, str | Scorer) else scorer)
     known = {AUTO: {}} if zoo == AUTO else named_zoo(zoo)
-    described = {
-        "name": str(data) if isinstance(data, str | Path) else "",
-        "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None,
-        "columns": _plain(columns), "config": config,
-    }  # fmt: skip
     images = None
     if not isinstance(data, str | Path):
         images = load_images(data, seed=seed, limit=limit, columns=columns, config=config, on_error=on_error)
-        described["name"] = images.name
+    described = {
+        **{"root": None, "range": None, "bands": None, "columns": _plain(columns), "config": config},
+        **{"name": str(data) if images is None else images.name, "limit": limit, "on_error": on_error},
+    }
     chosen = choose_models(
         {"zoo": known, "models": models, "pretrained": pretrained, "image_size": image_size, "budget": budget,
          "data": described, "seed": seed},

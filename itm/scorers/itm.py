@@ -16,22 +16,18 @@ from itm.core.devices import check_device
 from itm.core.features import Features
 from itm.core.settings import Count, NonNegative, Positive, Share, settings
 from itm.core.splits import split_indices
-from itm.dva.adaptive import Standardize, adaptive_steps, class_distance
-from itm.dva.equations import (
-    CenterScheme,
-    Evolution,
-    Heldout,
-    Loss,
-    Stability,
-    pseudo_centers,
-)
-from itm.dva.scaling import Scaling, fit_scaling, whiten
+from itm.dva.adaptive import Standardize
+from itm.dva.equations import CenterScheme, Evolution, Heldout, Loss, Stability
+from itm.dva.preparation import Prepared, prepare
+from itm.dva.scaling import Scaling, whiten
 from itm.scorers.base import Samples, Score, Scorer
 from itm.scorers.common.folds import assign_folds
 
 if TYPE_CHECKING:
     from itm.core.datamodule import TransferData
     from itm.dva.module import ITMModule, Trace
+
+_MOST_VALUES = 2**25  # of the gathered batches of all seeds that train side by side: 128 MiB
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,6 @@ class Trained:
     scores: Sequence[Score]
 
 
-_MOST_VALUES = 2**25  # of the gathered batches of all seeds that train side by side: 128 MiB
-
-
 @dataclass(frozen=True, eq=False)
 class _Run:
     """One training: its seed and its rows, int64, ascending."""
@@ -59,27 +52,6 @@ class _Run:
     seed: int
     train: Tensor
     held_out: Tensor
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Quantities that the training rows of one run decide before the training.
-
-    Args:
-        distance: dis_φ of the training part.
-        steps: Inner steps ``n``.
-        mean: Subtracted from each row, ``[D]``.
-        factor: Multiplies each row afterwards, ``[1]`` or ``[D]``.
-        centers: Shifted pseudo-cluster centers, ``[C, p]``.
-        logit_centers: The same before the shift.
-    """
-
-    distance: float
-    steps: int
-    mean: Tensor
-    factor: Tensor
-    centers: Tensor
-    logit_centers: Tensor
 
 
 @settings("scorer.itm")
@@ -165,7 +137,7 @@ class ITM(Scorer):
         """
         features = self._features(samples)
         splits = {seed: self._splits(samples, seed) for seed in seeds}
-        found: dict[_Run, tuple[_Prepared, Trace]] = {}
+        found: dict[_Run, tuple[Prepared, Trace]] = {}
         # runs with as many rows train side by side; groups and folds give splits of several sizes
         sizes: dict[tuple[int, int], list[_Run]] = {}
         for run in (run for runs in splits.values() for run in runs):
@@ -203,7 +175,7 @@ class ITM(Scorer):
 
     def _train(
         self, features: Features, num_classes: int, runs: Sequence[_Run]
-    ) -> tuple[list[_Prepared], ITMModule, TransferData]:
+    ) -> tuple[list[Prepared], ITMModule, TransferData]:
         """Train runs with equal numbers of rows side by side."""
         # Lightning takes seconds to import: only the scorer that trains pays for it
         from itm.core.datamodule import TransferData
@@ -244,33 +216,23 @@ class ITM(Scorer):
             return self.iterations
         return math.ceil(self.epochs * rows / min(self.batch_size, rows))
 
-    def _prepare(self, features: Features, train: Tensor, num_classes: int, seed: int) -> _Prepared:
-        """Fit scaling, centers and number of steps to the training rows of one seed."""
-        x = features.x.index_select(0, train)
-        # a class of one row may be held out whole: its training part is empty, and the others are renumbered
-        classes = torch.unique(features.y[train], return_inverse=True)[1]
-        distance = class_distance(x, classes, self.standardize)
-        mean, factor = fit_scaling(x, self.scaling)
-        unshifted = pseudo_centers(
-            num_classes, self.dim or num_classes, self.centers, generator=torch.Generator().manual_seed(seed)
-        )
-        centers = unshifted
-        if self.shift:
-            shift = float(x.mul_(factor).mean())
-            # std_mean() takes thirty times as long
-            std = float(torch.linalg.vector_norm(x.sub_(shift))) / x.numel() ** 0.5
-            # constant features have no deviation to scale the centers by
-            centers = unshifted * (std or 1.0) + shift
-        return _Prepared(
-            distance=distance,
-            steps=self.steps or adaptive_steps(distance, eta=self.eta_0, n_b=self.n_b),
-            mean=mean,
-            factor=factor,
-            centers=centers.float().to(x.device),
-            logit_centers=unshifted.float().to(x.device),
+    def _prepare(self, features: Features, train: Tensor, num_classes: int, seed: int) -> Prepared:
+        return prepare(
+            features.x.index_select(0, train),
+            features.y[train],
+            num_classes,
+            dim=self.dim or num_classes,
+            scheme=self.centers,
+            shift=self.shift,
+            standardize=self.standardize,
+            scaling=self.scaling,
+            steps=self.steps,
+            eta=self.eta_0,
+            n_b=self.n_b,
+            seed=seed,
         )
 
-    def _score(self, runs: Sequence[tuple[_Run, _Prepared, Trace]]) -> Score:
+    def _score(self, runs: Sequence[tuple[_Run, Prepared, Trace]]) -> Score:
         """Score one seed from its run, or from the runs of its folds, weighted by their held-out rows."""
         weights = [len(run.held_out) for run, _, _ in runs]
         traces = [trace for _, _, trace in runs]
