@@ -255,7 +255,7 @@ def test_controls_stand_beside_dcd(tree, tmp_path):
     folders = {name: tree(*(f"{c}/{name}{c}{i}.png" for c in "ab" for i in range(6)), root=name) for name in "xyz"}
     models = {"big": {"model": "resnet10t", "image_size": 32}, "small": {"model": "test_resnet", "image_size": 32}}
     table = tmp_path / "table.csv"
-    table.write_text(f"model,{folders['y']},{folders['z']}\nbig,50,60\nsmall,70,80\n")
+    table.write_text("model,y,z\nbig,50,60\nsmall,70,80\n")  # a folder's column has its name
     sources = [str(folders[name]) for name in "yz"]
     found = itm.estimate(
         folders["x"], models=models, pretrained=False, scorer="dcd", sources=sources, source_table=table, store=tmp_path

@@ -92,6 +92,7 @@ def test_an_architecture_of_open_clip_is_built_without_weights():
 
 def test_the_ten_real_models_are_known_to_open_clip_without_their_weights():
     from itm.cli.models import named_zoo
+    from itm.models.budget import entry_facts
     from itm.models.entry import ZooEntry, check_zoo
 
     zoo = named_zoo("open_clip10")
@@ -99,6 +100,11 @@ def test_the_ten_real_models_are_known_to_open_clip_without_their_weights():
     models = [ZooEntry.read(name, entry).find_model() for name, entry in zoo.items()]
     assert len({model.name for model in models}) == 10
     assert all(model.tag for model in models)
+    facts = {name: entry_facts(ZooEntry.read(name, zoo[name])) for name in ("rn50_openai", "vit_b16_siglip")}
+    assert {name: found.paradigm for name, found in facts.items()} == {
+        "rn50_openai": "clip",
+        "vit_b16_siglip": "siglip",
+    }
 
 
 def test_the_miniature_s_models_are_in_the_repository():

@@ -16,7 +16,7 @@ from itm.evaluation.comparison import compare_with_truth, known_priors
 from itm.evaluation.difficulty import class_difficulty
 from itm.evaluation.predicted_masks import predict_examples
 from itm.evaluation.priors import best_table, find_prior
-from itm.evaluation.truth import Truth, find_truth, shipped_tables
+from itm.evaluation.truth import Truth, dataset_of, find_truth, shipped_tables
 from itm.extraction.candidate import Candidate
 from itm.extraction.pool import ExtractedPool, ExtractionSettings, extract_pool
 from itm.groundtruth.open_clip_results import load_accuracies
@@ -114,22 +114,30 @@ def source_table(run: Mapping[str, Any], scorers: Mapping[str, Scorer]) -> pd.Da
 
     Args:
         run: Settings of the run: ``source_table`` is a file or an address; without it a shipped table, or the file
-            ``groundtruth``, that has all of ``sources`` for the most of the run's models.
+            ``groundtruth``, that has the most of ``sources`` and then of the run's models.
         scorers: Scorers by the name of their ranking.
+
+    Returns:
+        Per cent, index model. The column of a source task has its name in ``sources``, also where that is a folder.
 
     Raises:
         DataError: If ``source_table`` is not such a table.
     """
     if not any(isinstance(one, DCD) and one.sources is None for one in scorers.values()):
         return None
+    listed = run.get("sources") or []
+    tasks = [str(task) for task in listed if task != run["data"]["name"]] if isinstance(listed, list) else []
     if run.get("source_table"):
-        return load_accuracies(str(run["source_table"]), networks(run["zoo"]))
-    tables = shipped_tables(groundtruth_folder())
-    if str(run["groundtruth"]) not in ("None", "shipped", "paper"):
-        tables.insert(0, str(run["groundtruth"]))
-    tasks = run.get("sources") or []
-    others = [task for task in tasks if task != run["data"]["name"]] if isinstance(tasks, list) else []
-    return best_table(tables, others, list(run["zoo"]))
+        table: pd.DataFrame | None = load_accuracies(str(run["source_table"]), networks(run["zoo"]))
+    else:
+        tables = shipped_tables(groundtruth_folder())
+        if str(run["groundtruth"]) not in ("None", "shipped", "paper"):
+            tables.insert(0, str(run["groundtruth"]))
+        table = best_table(tables, [dataset_of(task) for task in tasks], list(run["zoo"]))
+    if table is None:
+        return None
+    names = {dataset_of(task): task for task in tasks if task not in table}
+    return table.rename(columns=names)
 
 
 def networks(zoo: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:

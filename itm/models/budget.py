@@ -15,7 +15,7 @@ import torch
 
 from itm.core.errors import SettingError, unknown
 from itm.core.settings import Count, Positive, settings
-from itm.models import candidates
+from itm.models import candidates, vlm
 from itm.models.candidates import CandidateFacts
 from itm.models.entry import ZooEntry
 from itm.models.families import Family
@@ -138,9 +138,16 @@ def _count(entry: ZooEntry) -> CandidateFacts:
         license=family.license,
         tier=tier_of(family.license),
         family=candidates.family_of(architecture) if known else architecture,
-        paradigm=paradigm_of(model) if known else "supervised",
+        paradigm=_paradigm(model, known),
         data="",
     )
+
+
+def _paradigm(model: str, known: bool) -> str:
+    """Return how a model was pre-trained: by its id where timm knows it; models of open_clip by image and text."""
+    if model.startswith(vlm.PREFIX):
+        return "siglip" if "siglip" in model.lower() else "clip"
+    return paradigm_of(model) if known else "supervised"
 
 
 def diverse(facts: Iterable[CandidateFacts]) -> Iterator[str]:

@@ -63,12 +63,16 @@ def check_tasks(
             raise SettingError(
                 f"sources: no accuracies on {task!r}; known: {', '.join(known) or 'none'}. Set source_table=<csv>."
             )
-        if table[task].reindex(list(models)).isna().all():
-            raise SettingError(
-                f"sources: the accuracies on {task!r} are of other models ({', '.join(map(str, table.index[:3]))}, "
-                f"...) than the zoo's ({', '.join(models[:3])}, ...). Set source_table=<csv>."
-            )
+        _check_models(task, table[task], models)
     return others
+
+
+def _check_models(task: str, accuracy: pd.Series[float], models: Sequence[str]) -> None:
+    if accuracy.reindex(list(models)).isna().all():
+        raise SettingError(
+            f"sources: the accuracies on {task!r} are of other models ({', '.join(map(str, accuracy.index[:3]))}, "
+            f"...) than the zoo's ({', '.join(models[:3])}, ...). Set source_table=<csv>."
+        )
 
 
 def with_conductance(
