@@ -81,6 +81,8 @@ class Trial:
         return folder_name((self.dataset, self.model), self.digest, details)
 
     def __str__(self) -> str:
+        if self.adaptation == "zero_shot":
+            return f"{self.model} on {self.dataset}, zero-shot"
         seed = f", seed {self.seed}" if self.seed else ""
         adaptation = f", {self.adaptation}" if self.adaptation != "full" else ""
         return f"{self.model} on {self.dataset}{adaptation}, lr {self.lr:g}, weight decay {self.weight_decay:g}{seed}"
