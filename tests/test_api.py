@@ -128,7 +128,7 @@ def test_a_name_of_the_zoo_stands_for_its_settings():
 def modules_after(code: str) -> set[str]:
     """Names of the top-level modules that a fresh process has loaded after the code."""
     shown = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True, timeout=900)
     return {line.partition(".")[0] for line in done.stdout.splitlines()}
 
 

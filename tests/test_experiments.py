@@ -213,7 +213,7 @@ def test_an_agent_s_command_leaves_the_metric_the_curves_and_the_table(tmp_path)
     out = tmp_path / "out"
     environment = os.environ | {"WANDB_MODE": "offline", "ITM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     words += [*small, "scorer.itm.evaluate_every=2", "seeds=1", f"hydra.run.dir={out}"]
-    subprocess.run(words, cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run(words, cwd=ROOT, env=environment, check=True, timeout=900)
 
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
     config, history, summary = {}, {}, {}

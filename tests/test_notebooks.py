@@ -28,7 +28,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("ITM_HOME", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     pictures = [len(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()  # raises CellExecutionError with the cell and its traceback
     shown = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert [bool(outputs) for outputs in shown] == [bool(count) for count in pictures], "a cell has lost its output"

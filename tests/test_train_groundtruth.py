@@ -457,8 +457,8 @@ def test_kill_9_loses_no_finished_epoch(image_folder, tmp_path):
     killed.wait()
     assert not list((tmp_path / "killed").rglob("record.json"))
     again, whole = start("killed"), start("whole")
-    said = again.communicate(timeout=240)[0]
-    whole.communicate(timeout=240)
+    said = again.communicate(timeout=900)[0]
+    whole.communicate(timeout=900)
     assert (again.returncode, whole.returncode) == (0, 0)
     assert "Resuming after epoch" in said
     keys = ("epoch", "train_loss", "accuracy", "class_accuracy", "lr")

@@ -44,7 +44,7 @@ def test_two_workers_extract_each_model_once_and_have_the_same_pool(tmp_path):
     workers = [FORK.Process(target=work, args=(number, tmp_path, start, found)) for number in (1, 2)]
     for worker in workers:
         worker.start()
-    results = [found.get(timeout=60) for _ in workers]
+    results = [found.get(timeout=900) for _ in workers]
     for worker in workers:
         worker.join()
     assert [names for names, _ in results] == [list(ZOO)] * 2, "in the order of the zoo"
