@@ -19,7 +19,7 @@ from itm.extraction.extract import extract
 from itm.extraction.parts import GrowingSample
 from itm.extraction.pool import PoolExtractor
 from itm.ranking import race
-from itm.ranking.race import Race, judge, plan
+from itm.ranking.race import Race, RoundScore, judge, plan
 from itm.ranking.race_result import Standing
 
 MODELS = {
@@ -61,30 +61,34 @@ def test_rounds_double_from_ten_images_per_class_to_all_images(counts, sizes, sa
 def test_a_round_drops_by_the_paired_distance_to_the_leader():
     noise = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     common = torch.linspace(-50, 50, 20, dtype=torch.float64)  # far wider than any distance, and shared by all
-    scores = {"near": common - 0.1 * noise, "best": common + 1, "far": common - 2 + 0.1 * noise, "copy": common + 1}
+    parts = {"near": common - 0.1 * noise, "best": common + 1, "far": common - 2 + 0.1 * noise, "copy": common + 1}
+    whole = {"near": 0.95, "best": 1.0, "far": -2.0, "copy": 1.0}
+    scores = {name: RoundScore(whole[name], parts[name]) for name in parts}
     rules = Race(share=0.9, keep_at_least=1)
     found = {one.model: one for one in judge(scores, Standing(2, 200, passes=1234), rules)}
     assert list(found) == ["best", "copy", "near", "far"]
-    distance = scores["best"] - scores["near"]
-    expected = NormalDist().cdf(float(distance.mean() / distance.std()))
+    expected = NormalDist().cdf(0.05 / float((parts["best"] - parts["near"]).std()))
     assert found["near"].probability == pytest.approx(expected)
+    assert found["near"].behind == pytest.approx(0.05), "of the score on all images, not of the parts' mean"
     assert [found[name].reason for name in ("best", "copy")] == ["", ""]
     assert found["far"].reason == "behind best with probability 1.000"
     assert (found["far"].round, found["far"].images, found["far"].passes) == (2, 200, 1234)
 
 
 def test_a_round_passes_on_its_share_and_never_fewer_than_asked():
-    scores = {f"m{i}": torch.tensor([3.0 * place, -3.0 * place]) - 0.01 * i for i, place in enumerate(range(10))}
+    scores = {f"m{i}": RoundScore(-0.01 * i, torch.tensor([3.0 * i, -3.0 * i])) for i in range(10)}
     found = judge(scores, FIRST, Race(share=0.4))
     assert [one.model for one in found if not one.reason] == ["m0", "m1", "m2", "m3"]
     assert found[4].reason.startswith("not among the best 4 of 10; behind m0 with probability 0.5")
-    clear = {f"m{i}": torch.full((4,), -float(i)) for i in range(10)}
+    clear = {f"m{i}": RoundScore(-i, torch.full((4,), -float(i))) for i in range(10)}
     assert sum(not one.reason for one in judge(clear, FIRST, Race(keep_at_least=3))) == 3
     assert judge({}, FIRST, Race()) == []
 
 
 def test_no_round_costs_more_than_the_one_before():
-    level = {f"m{i}": torch.tensor([3.0 * i, -3.0 * i]) - 0.01 * i for i in range(60)}  # no model is clearly behind
+    level = {
+        f"m{i}": RoundScore(-0.01 * i, torch.tensor([3.0 * i, -3.0 * i])) for i in range(60)
+    }  # none clearly behind
     sizes, _ = plan(image_set([1000, 600, 400]), Race())
     left, costs, seen = level, [], 0
     for size, later in pairwise(sizes):

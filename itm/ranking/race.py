@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import NormalDist
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -48,14 +48,16 @@ class Race:
         share: Largest share of its models that a round passes on where the images double, in proportion fewer where
             they grow more: with one half, no round after the first costs more than the one before.
         keep_at_least: Models that see all images, at the least.
-        confidence: Probability of being behind the leader from which a round drops a model also within the share.
-        resamples: Random parts of the images, halves up to 2,000 images, on which a round compares the models.
+        confidence: Probability of being behind the leader from which a round drops a model also within the share. It
+            saves images beyond what the share saves, so only clear cases are dropped.
+        resamples: Random parts of a round's images, halves up to 2,000 images; their spread is the error of the
+            distance between two models.
     """
 
     start: Annotated[int, Field(ge=4)] = 100
     share: Share = 0.5
     keep_at_least: Count = 2
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
     resamples: Annotated[int, Field(ge=5)] = 20
 
     @classmethod
@@ -111,7 +113,7 @@ def race(extraction: ExtractionSettings, rules: Race, seed: int | None = None) -
         if len(left) <= rules.keep_at_least:
             break
         parts, factor = _parts(sample, number, rules.resamples)
-        scores: dict[str, Tensor] = {}
+        scores: dict[str, RoundScore] = {}
         for name, candidate, values in _scored(extractor, left, sample, number, parts):
             scores[name], facts[name] = values, candidate
         passes, seen = passes + len(left) * (size - seen), size
@@ -159,16 +161,28 @@ def plan(images: ImageSet, rules: Race) -> tuple[tuple[int, ...], list[str]]:
     return (*sizes, total), notes
 
 
+class RoundScore(NamedTuple):
+    """Regularised H-score of one model in one round.
+
+    Args:
+        value: On all images of the round.
+        parts: On the same parts of them for every model, float64, ``[R]``.
+    """
+
+    value: float
+    parts: Tensor
+
+
 def judge(
-    scores: Mapping[str, Tensor], after: Standing, rules: Race, factor: float = 1.0, growth: float = 2.0
+    scores: Mapping[str, RoundScore], after: Standing, rules: Race, factor: float = 1.0, growth: float = 2.0
 ) -> list[Standing]:
     """Decide which models of a round go on.
 
-    A model is behind with the probability that the normal distribution gives to its mean distance to the leader, in
-    standard errors.
+    A model is behind with the probability that the normal distribution gives to its distance to the leader, in standard
+    errors. The parts decide the error alone: they have half of the images, and a score of all images is surer.
 
     Args:
-        scores: Scores by model on the same parts of the round's images, ``[R]``.
+        scores: Scores by model.
         after: Number, images and passes of the round.
         rules: Settings of the race.
         factor: Standard error of all images of the round, in standard deviations over the parts.
@@ -177,31 +191,31 @@ def judge(
     Returns:
         The models, best first.
     """
-    order = sorted(scores, key=lambda name: -float(scores[name].mean()))
+    order = sorted(scores, key=lambda name: -scores[name].value)
     most = max(rules.keep_at_least, int(rules.share * 2 / growth * len(order)))
     standings = []
     for place, name in enumerate(order):
         leader = order[0]
-        distance = scores[leader] - scores[name]
-        behind, error = float(distance.mean()), factor * float(distance.std())
+        behind = scores[leader].value - scores[name].value
+        error = factor * float((scores[leader].parts - scores[name].parts).std())
         probability = NormalDist().cdf(behind / error) if error > 0 else (1.0 if behind > 0 else 0.5)
         reason = ""
         if place >= rules.keep_at_least and probability >= rules.confidence:
             reason = f"behind {leader} with probability {probability:.3f}"
         elif place >= most:
             reason = f"not among the best {most} of {len(order)}; behind {leader} with probability {probability:.2f}"
-        one = replace(after, model=name, score=float(scores[name].mean()), behind=behind, error=error)
+        one = replace(after, model=name, score=scores[name].value, behind=behind, error=error)
         standings.append(replace(one, probability=probability, reason=reason))
     return standings
 
 
 def _scored(
     extractor: PoolExtractor, models: Sequence[str], sample: GrowingSample, number: int, parts: Sequence[Tensor]
-) -> Iterator[tuple[str, Candidate, Tensor]]:
-    """Extract one round's features and score each model on the parts; a model that cannot be scored has failed."""
+) -> Iterator[tuple[str, Candidate, RoundScore]]:
+    """Extract one round's features and score each model; a model that cannot be scored has failed."""
     for name, candidate, extraction in extractor.run(models, extractor.of_sample(sample, number)):
         try:
-            yield name, candidate, torch.tensor(_scores(name, extraction, parts))
+            yield name, candidate, _score(name, extraction, parts)
         except FeatureError as error:
             _log.error("%s", error)
             extractor.failed[name] = str(error).removeprefix(f"{name}: ")
@@ -226,13 +240,14 @@ def _parts(sample: GrowingSample, number: int, resamples: int) -> tuple[list[Ten
     return masks, spread_factor(len(images), size)
 
 
-def _scores(name: str, extraction: Extraction, parts: Sequence[Tensor]) -> list[float]:
-    scorer = RegularizedHScore()
+def _score(name: str, extraction: Extraction, parts: Sequence[Tensor]) -> RoundScore:
+    scorer, features = RegularizedHScore(), extraction.features
     values = []
     for part in parts:  # by image, as a model may lack rows of images that it could not read
         rows = torch.nonzero(part[extraction.rows]).flatten()
-        values.append(scorer.evaluate_model(name, extraction.features.take(rows))[0].value)
-    return values
+        values.append(scorer.evaluate_model(name, features.take(rows))[0].value)
+    value = scorer.evaluate_model(name, features)[0].value
+    return RoundScore(value, torch.tensor(values, dtype=torch.float64))
 
 
 def _log_round(standings: Sequence[Standing], passes: int, full: int) -> None:

@@ -19,9 +19,9 @@ class Standing:
         round: Number of the round, from 1.
         images: Images that the round's models have seen.
         model: Its name.
-        score: Mean regularised H-score over the resamples.
-        behind: Mean distance to the round's best model on the same resamples; 0 for that model.
-        error: Standard error of that distance.
+        score: Regularised H-score on the images of the round.
+        behind: Distance to the score of the round's best model; 0 for that model.
+        error: Standard error of that distance, from paired scores on parts of the images.
         probability: Probability of being behind that model; one half for that model.
         reason: Why the model was dropped; empty where it goes on.
         passes: Image passes of all models up to the end of the round.
