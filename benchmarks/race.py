@@ -49,13 +49,13 @@ def settings_of(data: str, limit: int, zoo: Zoo, batch_size: int) -> ExtractionS
 
 
 def compare(
-    extraction: ExtractionSettings, scorers: Sequence[str], seeds: int, truth: Mapping[str, float]
+    extraction: ExtractionSettings, scorers: Sequence[str], seeds: Sequence[int], truth: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Return one row per scorer and seed."""
     pool = extract_pool(extraction)
     full = {scorer: rank(pool.features, scorer) for scorer in scorers}
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         start = time.perf_counter()
         finalists, result = race(extraction, Race(), seed)
         seconds = time.perf_counter() - start
@@ -122,19 +122,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pool", choices=("miniature", "sixty"))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--scorers", nargs="+", default=["regularized_hscore", "logme"])
     parser.add_argument("--csv", type=Path, help="write every case")
     arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows: list[dict[str, Any]] = []
     if arguments.pool == "miniature":
         zoo = resolve_models("miniature14", True)
         for data in TARGETS:
             truth = truth_on(data, list(zoo), "miniature.csv")
-            rows += compare(settings_of(data, 500, zoo, 64), arguments.scorers, arguments.seeds, truth)
+            rows += compare(settings_of(data, 500, zoo, 64), arguments.scorers, seeds, truth)
     else:
         photographs = small_photographs(default_store().parent / "solar_cells_64")
-        zoo, truth = sixty(), truth_on("elpv", LITES, "demo.csv")  # of 48 pixels; others have none
-        rows = compare(settings_of(str(photographs), 2000, zoo, 128), arguments.scorers, arguments.seeds, truth)
+        zoo, truth = sixty(), truth_on("elpv", LITES, "demo_64px.csv")  # others have none
+        rows = compare(settings_of(str(photographs), 2000, zoo, 128), arguments.scorers, seeds, truth)
     frame = pd.DataFrame(rows)
     if arguments.csv is not None:
         frame.to_csv(arguments.csv, index=False)

@@ -46,8 +46,8 @@ class Race:
         start: Images of the first round; raised to ten per class where it is less. Every round doubles them, and the
             last one, which begins where the next would take more than half, has all images.
         share: Largest share of its models that a round passes on where the images double, in proportion fewer where
-            they grow more: with one half, no round after the first costs more than the one before.
-        keep_at_least: Models that see all images, at the least.
+            they grow more: with at most one half, no round after the first costs more than the one before.
+        keep_at_least: Models that see all images, at the least; a comparison with true accuracies needs three.
         confidence: Probability of being behind the leader from which a round drops a model also within the share. It
             saves images beyond what the share saves, so only clear cases are dropped.
         resamples: Random parts of a round's images, halves up to 2,000 images; their spread is the error of the
@@ -55,8 +55,8 @@ class Race:
     """
 
     start: Annotated[int, Field(ge=4)] = 100
-    share: Share = 0.5
-    keep_at_least: Count = 2
+    share: Share = 0.45
+    keep_at_least: Count = 3
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
     resamples: Annotated[int, Field(ge=5)] = 20
 
