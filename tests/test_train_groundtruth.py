@@ -448,7 +448,7 @@ def test_kill_9_loses_no_finished_epoch(image_folder, tmp_path):
         return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     killed = start("killed")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").rglob("last.ckpt")):
         assert killed.poll() is None
         assert time.monotonic() < deadline
