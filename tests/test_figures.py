@@ -115,3 +115,9 @@ def test_figures_leave_matplotlib_s_own_style_alone():
     before = dict(mpl.rcParams)
     figures.sweep_dots(swept(), "eta", None, ["score"])
     assert dict(mpl.rcParams) == before
+
+
+def test_a_script_that_the_font_lacks_does_not_flood_the_console(tmp_path, recwarn):
+    figure = figures.sweep_lines(swept("๑๒"), "eta", None, ["score"])
+    figures.save(figure, tmp_path / "thai")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -110,5 +111,7 @@ def _write(figure: Figure, target: Path | io.BytesIO, **settings: Any) -> None:
     """Write a figure without reading any text as a formula, also tick labels that are made only now."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    with mpl.rc_context({"text.parse_math": False}):
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        # one line per character of a script that matplotlib's font lacks; the tables beside the figure have the names
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(target, bbox_inches="tight", **settings)
