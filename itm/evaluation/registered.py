@@ -14,7 +14,7 @@ from itm.evaluation.truth import LEAST_MODELS
 from itm.groundtruth import summary
 
 ALL = "all"
-"""All registered datasets, whatever their part."""
+"""All registered datasets, of every part."""
 
 _ELSEWHERE = "mean rank elsewhere (prior)"
 COMBINATIONS = {

@@ -49,7 +49,7 @@ def check_registered(names: Iterable[str], registered: Mapping[str, str], file: 
         file: The registration, for the message.
 
     Raises:
-        SettingError: If one of them is not registered.
+        SettingError: If a dataset is not registered.
     """
     for name in names:
         if name not in registered:
