@@ -17,13 +17,8 @@ README = (ROOT / "experiments" / "README.md").read_text("utf-8")
 RESULTS = ROOT / "experiments" / "results"
 NAMES = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
 OF_DATASETS = {"cnn_table", "main_table", "radar", "rank_metrics", "stability", "wz_similarity"}
-OF_MINIATURE = {
-    "images_needed",
-    "miniature",
-    "miniature_ablations",
-    "registered",
-    "segmentation_table",
-}  # results in folders of their own
+OF_FOLDERS = {"images_needed", "miniature", "miniature_ablations", "registered", "segmentation_table", "vlm_table"}
+"""Experiments whose results lie in folders of their own."""
 DATASETS = ("digits", "elpv", "fashion_mnist")
 
 
@@ -43,12 +38,12 @@ def means(name: str, column: str, dataset: str, order: list[str] | None = None) 
 
 def test_the_readme_lists_every_experiment_once():
     rows = [line.split("|")[2].strip() for line in README.splitlines() if line.startswith("|") and "`" in line]
-    assert {word.strip("`") for word in rows if word.startswith("`")} == NAMES - OF_MINIATURE
+    assert {word.strip("`") for word in rows if word.startswith("`")} == NAMES - OF_FOLDERS
     assert set(re.findall(r"\+experiment=(\w+)", README)) <= NAMES
-    assert all(f"+experiment={name}`" in README for name in OF_MINIATURE)
+    assert all(f"+experiment={name}`" in README for name in OF_FOLDERS)
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - OF_MINIATURE))
+@pytest.mark.parametrize("name", sorted(NAMES - OF_FOLDERS))
 def test_every_experiment_has_a_table_and_a_figure_and_its_command_beside_them(name):
     files = ["_".join(DATASETS)] if name in OF_DATASETS else DATASETS
     for file in files:
@@ -168,3 +163,13 @@ def test_the_errors_of_scores_by_family_and_width_equal_the_table():
         assert found == pytest.approx(row[scorers].tolist(), abs=0.051), row["group"]
     by_model = table[table["by"] == "model"].set_index("group")["itm"].round(1)
     assert by_model[["simmim", "densenet", "resnet10_wide"]].tolist() == [1.2, -0.9, -0.9]
+
+
+def test_the_curve_over_images_equals_the_table():
+    folder = ROOT / "experiments" / "miniature"
+    text = (folder / "README.md").read_text("utf-8")
+    text = text[text.index("### How many images") : text.index("## Registered targets")]
+    table = pd.read_csv(folder / "results" / "images_needed.csv").pivot(index="scorer", columns="images", values="mean")
+    assert list(table.columns) == [50, 100, 200, 400]
+    for scorer, row in table.iterrows():
+        assert said(text, str(scorer)) == pytest.approx(row.tolist(), abs=0.0051), scorer

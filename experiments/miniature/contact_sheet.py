@@ -1,4 +1,4 @@
-"""Contact sheets of datasets: a row of training images per class, for a person to look at.
+"""Contact sheets of datasets: a row of training images per class, for a check by eye.
 
 ``python -m experiments.miniature.contact_sheet stamps emoji`` writes one JPEG per dataset.
 """
