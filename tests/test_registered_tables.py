@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import weightedtau
 
 from itm.core.errors import DataError
-from itm.evaluation.registered import COMBINATIONS, by_images, by_part, truth_noise
+from itm.evaluation.registered import COMBINATIONS, by_images, by_part, too_noisy, truth_noise
 from itm.models.backbone import UNTRAINED
 
 MODELS = "abcdefghijkl"
@@ -63,6 +63,19 @@ def test_the_noise_of_a_true_accuracy_is_that_of_a_mean_over_seeds(tmp_path):
         truth_noise(tmp_path / "none.csv")
 
 
+def test_a_dataset_whose_models_differ_by_less_than_five_times_the_noise_is_named(tmp_path):
+    """Three seeds at -1, 0 and 1 around each mean: a noise of 1. The control's accuracy does not count."""
+    rows = []
+    for dataset, means in (("wide", {"a": 50, "b": 56, "c": 10}), ("narrow", {"a": 50, "b": 54, "c": 10})):
+        for model, mean in means.items():
+            facts = {"dataset": dataset, "model": model, "adaptation": "full", "protocol": "p", "comparable": "c"}
+            facts |= {"lr": 0.1, "weight_decay": 0.0}
+            rows += [{**facts, "seed": seed, "accuracy": mean + seed - 1.0} for seed in range(3)]
+    pd.DataFrame(rows).to_csv(tmp_path / "truth_cells.csv", index=False)
+    assert too_noisy(tmp_path / "truth.csv", ["c"]) == pytest.approx({"narrow": 4.0})
+    assert too_noisy(tmp_path / "truth.csv", []) == {}
+
+
 def test_the_curve_has_a_row_per_score_and_number_of_images(rankings):
     fewer = rankings.assign(limit=50, score=-rankings["score"])
     table = by_images(pd.concat([rankings.assign(limit=100), fewer])).set_index(["scorer", "images"])
@@ -86,7 +99,9 @@ def truth(tmp_path):
     file = tmp_path / "truth.csv"
     file.write_text("model,digits\nresnet10_random,90\nvit_random,80\nc,70\n", encoding="utf-8")
     settings = {"dataset": "digits", "adaptation": "full", "protocol": "p", "comparable": "c", "lr": 0.1}
-    rows = [{**settings, "model": "a", "weight_decay": 0.0, "seed": s, "accuracy": 89.0 + s} for s in range(3)]
+    rows = []
+    for model, mean in (("a", 89.0), ("b", 60.0)):
+        rows += [{**settings, "model": model, "weight_decay": 0.0, "seed": s, "accuracy": mean + s} for s in range(3)]
     pd.DataFrame(rows).to_csv(tmp_path / "truth_cells.csv", index=False)
     return file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from itm.cli.folders import configs_folder
 from itm.cli.multirun import MultirunCallback
 from itm.core.console import print_frame
-from itm.evaluation.registered import ALL, by_images, by_part, truth_noise
+from itm.evaluation.registered import ALL, by_images, by_part, too_noisy, truth_noise
 from itm.evaluation.registration import read_registration
 from itm.models.backbone import UNTRAINED
 from itm.report import figures
@@ -52,6 +53,13 @@ class Registered(MultirunCallback):
         rankings = frame.rename(columns={"name": "dataset"})
         write_csv(rankings, folder / f"{self.name}_rankings.csv")
         controls = rankings.loc[rankings["pretraining"] == UNTRAINED, "model"].unique()
+        noisy = too_noisy(Path(config.groundtruth), list(controls))
+        for dataset, ratio in noisy.items():
+            print(f"{dataset} is left out: its true accuracies range over {ratio:.1f} times their seed noise, below 5.")
+        rankings = rankings[~rankings["dataset"].isin(list(noisy))]
+        if rankings.empty:
+            print(f"error: {self.name}: no dataset is left to compare scores on.", file=sys.stderr)
+            raise SystemExit(2)
         parts, noise = read_registration(configs_folder().parent / self.page), truth_noise(Path(config.groundtruth))
         table = by_part(rankings, parts, noise, list(controls), against=self.against)
         write_csv(table, folder / f"{self.name}.csv")

@@ -49,6 +49,31 @@ def truth_noise(table: Path) -> dict[str, float]:
     return {str(name): float(value) for name, value in noise.items()}
 
 
+def too_noisy(table: Path, controls: Collection[str], least: float = 5.0) -> dict[str, float]:
+    """Return the datasets whose models differ too little for their seed noise, by the rule of the registration.
+
+    Args:
+        table: Table of true accuracies, whose trials lie beside it.
+        controls: Untrained models, which do not count.
+        least: Smallest range of the true accuracies, in standard deviations over seeds within a setting.
+
+    Returns:
+        Range divided by noise of each dataset below ``least``.
+
+    Raises:
+        DataError: If the trials are missing or cannot be read.
+    """
+    file = table.with_name(f"{table.stem}_cells.csv")
+    try:
+        trials = pd.read_csv(file)
+        trials = trials[~trials["model"].isin(list(controls))]
+        accuracy = summary.best_accuracies(trials)
+        ratio = (accuracy.max() - accuracy.min()) / summary.noise(trials)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file}: cannot be read as a table of trials ({error}).") from error
+    return {str(name): float(value) for name, value in ratio.items() if value < least}
+
+
 def by_part(
     rankings: pd.DataFrame,
     parts: Mapping[str, str],
