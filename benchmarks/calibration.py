@@ -53,7 +53,7 @@ class Pool:
 
 POOLS = {
     "miniature": Pool(("miniature14", "miniature_controls"), "miniature.csv", 500),
-    "demo": Pool(("demo",), "demo.csv", 600),
+    "demo": Pool(("demo",), "demo_56px.csv", 600),
 }
 
 
