@@ -1,7 +1,7 @@
 """Mean IoU of a ridge probe on frozen features, on the test split of land cover.
 
-It tells features from the fine-tuning protocol: a network whose frozen features are good and whose fine-tuned mean IoU
-is low was not fine-tuned well.
+It separates features from the fine-tuning protocol: a network with good frozen features and a low fine-tuned mean IoU
+was not fine-tuned well.
 
     python -m experiments.segmentation.probe                                   # the demo's models at their own size
     python -m experiments.segmentation.probe --image-size 224 dinov2_small     # DINOv2 takes multiples of 14
