@@ -218,7 +218,7 @@ def _log_comparison(run: Any, report: Report) -> None:
         prefix = f"prior/{row.name}" if row.prior else row.name
         run.summary[f"{prefix}/tau_w"] = row.tau_w
         run.summary[f"{prefix}/regret"] = row.regret
-    figure = _image(truth_scatter(report.rankings, report.truth))
+    figure = _image(truth_scatter(report.rankings, report.truth, report.measure))
     run.log({"comparison": wandb.Table(dataframe=report.comparison.to_frame()), "truth": figure})
 
 

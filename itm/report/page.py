@@ -48,14 +48,16 @@ def to_html(report: Report) -> str:
         drawn = [_picture(figures.score_bars, ranking), _picture(figures.score_curves, ranking)]
         pictures.append([picture for picture in drawn if picture is not None])
     examples = report.examples
-    compared = report.comparison is not None and len(report.comparison.rows) > 0
+    truth_picture = None
+    if report.comparison is not None and len(report.comparison.rows) > 0:
+        truth_picture = _picture(figures.truth_scatter, report.rankings, report.truth, report.measure)
     return template.render(
         report=report,
         alternatives=alternatives(report.recommendation, report.candidates),
         warnings=report.all_warnings(),
         size_picture=_picture(figures.score_against_size, first, sizes),
         class_picture=_picture(figures.class_bars, report.difficulty),
-        truth_picture=_picture(figures.truth_scatter, report.rankings, report.truth) if compared else None,
+        truth_picture=truth_picture,
         pictures=pictures,
         samples=[] if examples else [(name, thumbnail(image, _SIDE)) for name, image in sample_images(report.images)],
         masks=[] if examples is None else mask_rows(examples),

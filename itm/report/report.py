@@ -70,6 +70,11 @@ class Report:
     examples: MaskExamples | None = None
 
     @property
+    def measure(self) -> str:
+        """What the true values are: the accuracy, or the mean IoU where the images have masks."""
+        return "accuracy" if self.images.masks is None else "mean IoU"
+
+    @property
     def dataset(self) -> dict[str, Any]:
         """Facts on the images by name: name, split, number of images and classes, licence, fingerprint."""
         return {

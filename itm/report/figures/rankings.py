@@ -60,12 +60,13 @@ def score_curves(ranking: Ranking) -> Figure | None:
     return figure
 
 
-def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Figure:
+def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float], measure: str = "accuracy") -> Figure:
     """Draw scores against true accuracy, a panel per scorer; models are named at the right-hand end of each row.
 
     Args:
         rankings: The first six are drawn, with the standard deviation over seeds as whiskers.
         truth: Accuracy after fine-tuning by model, percent; models without one are left out.
+        measure: What ``truth`` has, in words.
     """
     drawn = rankings[:6]
     scored = {model for ranking in drawn for model in ranking.order}
@@ -90,7 +91,7 @@ def truth_scatter(rankings: Sequence[Ranking], truth: Mapping[str, float]) -> Fi
             axes.locator_params(axis="x", nbins=4)
             axes.tick_params(axis="y", labelleft=column == 0)
             if column == 0:
-                axes.set_ylabel("accuracy after\nfine-tuning (%)")
+                axes.set_ylabel(f"{measure} after\nfine-tuning (%)")
             if column == columns - 1 or place == len(drawn) - 1:
                 beside = figure.add_subplot(grid[row, column + 1])
                 _name_rows(axes, beside, {m: truth[m] for m in models}, styles, inside)
