@@ -41,26 +41,30 @@ class Registered(MultirunCallback):
     Args:
         name: Name of the files.
         registration: As in :class:`itm.cli.multirun.MultirunCallback`.
+        truth: The table of the registered datasets, relative to the root of a clone; the setting ``groundtruth`` takes
+            its place where it names a file.
         against: The scorer that the others are compared with.
     """
 
-    def __init__(self, name: str, registration: str, against: str = "itm") -> None:
+    def __init__(self, name: str, registration: str, truth: str, against: str = "itm") -> None:
         super().__init__(name, registration)
-        self.page, self.against = registration, against
+        self.page, self.truth, self.against = registration, truth, against
 
     def finish(self, config: DictConfig, folder: Path, frame: pd.DataFrame) -> None:
         """Write the rankings, the table and its figure."""
         rankings = frame.rename(columns={"name": "dataset"})
         write_csv(rankings, folder / f"{self.name}_rankings.csv")
         controls = rankings.loc[rankings["pretraining"] == UNTRAINED, "model"].unique()
-        noisy = too_noisy(Path(config.groundtruth), list(controls))
+        named = Path(str(config.groundtruth)).suffix != ""
+        truth = Path(config.groundtruth) if named else configs_folder().parent / self.truth
+        noisy = too_noisy(truth, list(controls))
         for dataset, ratio in noisy.items():
             print(f"{dataset} is left out: its true accuracies range over {ratio:.1f} times their seed noise, below 5.")
         rankings = rankings[~rankings["dataset"].isin(list(noisy))]
         if rankings.empty:
             print(f"error: {self.name}: no dataset is left to compare scores on.", file=sys.stderr)
             raise SystemExit(2)
-        parts, noise = read_registration(configs_folder().parent / self.page), truth_noise(Path(config.groundtruth))
+        parts, noise = read_registration(configs_folder().parent / self.page), truth_noise(truth)
         table = by_part(rankings, parts, noise, list(controls), against=self.against)
         write_csv(table, folder / f"{self.name}.csv")
         drawn = (table["part"] == ALL) & (table["controls"] == table["controls"].iloc[0])
