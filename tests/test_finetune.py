@@ -26,6 +26,7 @@ from itm.models.backbone import Backbone, load_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE, CLASSES = 32, 3
+TRAINED = [mode for mode in ADAPTATIONS if mode != "zero_shot"]
 
 
 def backbone(model: str = "test_vit", **spec: Any) -> Backbone:
@@ -85,7 +86,7 @@ def test_learns(model: str) -> None:
 @pytest.mark.parametrize(
     ("model", "mode"),
     [
-        *(pytest.param("test_vit", mode, marks=[pytest.mark.peft] * (mode == "lora")) for mode in ADAPTATIONS),
+        *(pytest.param("test_vit", mode, marks=[pytest.mark.peft] * (mode == "lora")) for mode in TRAINED),
         *(("test_resnet", mode) for mode in ("full", "linear", "bitfit")),
     ],
 )
@@ -316,6 +317,7 @@ def test_train_transform() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing=1.0: expected a number below 1"),
         ({"schedule": "cosin"}, "schedule=cosin: .*Did you mean 'cosine'"),
         ({"adaptation": "ful"}, "adaptation=ful: .*Did you mean 'full'"),
+        ({"adaptation": "zero_shot"}, "adaptation=zero_shot: trains nothing"),
     ],
 )
 def test_refused(settings: dict[str, Any], message: str) -> None:

@@ -139,7 +139,7 @@ def _free_biases(backbone: Backbone) -> None:
 
 
 def _not_a_transformer(backbone: Backbone, mode: str, needed: str) -> SettingError:
-    others = ", ".join(other for other in ADAPTATIONS if other not in ("lora", "vpt", "vpt_deep"))
+    others = ", ".join(other for other in ADAPTATIONS if other not in ("lora", "vpt", "vpt_deep", "zero_shot"))
     return SettingError(f"adaptation={mode}: {backbone.model} is not {needed}; set one of {others}.")
 
 
