@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from small_networks import CNN, PIXELS, VIT
 
 pytest.importorskip("lightly", reason="needs the extra `miniature`")
 pytest.importorskip("kornia", reason="needs the extra `miniature`")
@@ -46,12 +47,6 @@ from itm.models.backbone import load_backbone
 
 pytestmark = pytest.mark.miniature
 ROOT = Path(__file__).parents[1]
-VIT = {
-    "model": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
-}
-CNN = {"model": "resnet10t", "model_args": {"channels": [8, 8, 16, 16]}}
-PIXELS = {"interpolation": "bicubic", "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
 FAMILIES = {
     "supervised": partial(Supervised, **CNN),
     "simclr": partial(SimCLR, **VIT, hidden_dim=32, output_dim=16),

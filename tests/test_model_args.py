@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_networks import CNN, PIXELS, VIT
 
 from itm.core.errors import CheckpointError, SettingError
 from itm.models.backbone import load_backbone
 from itm.models.checkpoints import LAYOUTS, locate
 
 ROOT = Path(__file__).parents[1]
-VIT = {
-    "model": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
-}
-CNN = {"model": "resnet10t", "model_args": {"channels": [8, 8, 16, 16]}}
-PIXELS = {"interpolation": "bicubic", "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def test_networks_are_built_with_their_arguments():
