@@ -77,7 +77,8 @@ def draw_errors(means: pd.DataFrame, title: str) -> Figure:
             at = [x + shift for x in range(len(rows))]
             panel.bar(at, rows[scorer], 0.7 / len(scorers), color=COLOURS[place], label=scorer)
         panel.axhline(0, color="0.4", linewidth=0.8)
-        panel.set_xticks(range(len(rows)), rows["group"].str.replace(" image", "\nimage"))
+        groups = rows["group"].str.replace(" image", "\nimage").str.replace(" wide", "\nwide")
+        panel.set_xticks(range(len(rows)), groups)
         panel.set_ylabel("places too high")
     legend_beside(axes[-1])
     return figure

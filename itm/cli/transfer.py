@@ -65,13 +65,16 @@ class Transfer(MultirunCallback):
         write_csv(tasks, folder / f"{self.name}_tasks.csv", index=True)
         readings = [name for name in table.index if str(name).startswith("dcd")]
         sentences = verdict(table, readings, MEAN_RANK, tasks)
-        count, targets = rankings["model"].nunique(), ", ".join(dict.fromkeys(rankings["dataset"]))
-        title = f"{self.name}: {count} models on {targets}"
-        page = _page(title, table, tasks, sentences)
+        count, targets = rankings["model"].nunique(), list(dict.fromkeys(rankings["dataset"]))
+        page = _page(f"{self.name}: {count} models on {', '.join(targets)}", table, tasks, sentences)
         (folder / f"{self.name}.md").write_text(f"# {page}", encoding="utf-8")
         if self.readme is not None:
             replace_table(self.readme, page)
-        pictures = save(figures.benchmark_dots(table[[SCIPY]], title), folder / self.name)[:1]
+        drawn = figures.benchmark_dots(
+            table.rename(columns={SCIPY: "mean"})[["mean", "low", "high"]],
+            f"{self.name}: {count} models on {len(targets)} targets",
+        )
+        pictures = save(drawn, folder / self.name)[:1]
         print_frame(table, self.name, digits=3)
         print_frame(tasks, "share of tasks found again", digits=2)
         print(*sentences, sep="\n")
