@@ -206,10 +206,11 @@ def estimate(
     images = None
     if not isinstance(data, str | Path):
         images = load_images(data, seed=seed, limit=limit, columns=columns, config=config, on_error=on_error)
+    name = str(data) if images is None else images.name
     described = {
-        **{"root": None, "range": None, "bands": None, "columns": _plain(columns), "config": config},
-        **{"name": str(data) if images is None else images.name, "limit": limit, "on_error": on_error},
-    }
+        "name": name, "limit": limit, "on_error": on_error, "root": None, "range": None, "bands": None,
+        "columns": _plain(columns), "config": config,
+    }  # fmt: skip
     chosen = choose_models(
         {"zoo": known, "models": models, "pretrained": pretrained, "image_size": image_size, "budget": budget,
          "data": described, "seed": seed},

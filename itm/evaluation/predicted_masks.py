@@ -41,7 +41,7 @@ class MaskExamples:
 
     Args:
         images: The images, of which no pixel trained a probe.
-        true: The mask of each, uint8 ``[H, W]``, :data:`itm.data.masks.IGNORE` where there is no class.
+        true: The mask of each, uint8 ``[H, W]``; :data:`itm.data.masks.IGNORE` marks pixels without a class.
         predicted: Masks by model, of the same sizes.
     """
 

@@ -43,7 +43,7 @@ def load_accuracies(source: str, models: Mapping[str, str] | None = None) -> pd.
         Per cent, index model, columns dataset; datasets of this package go by its names.
 
     Raises:
-        SettingError: If there is no such file.
+        SettingError: If the file does not exist.
         DataError: If the address cannot be read, or it holds no such table.
     """
     if source == "paper":

@@ -101,7 +101,7 @@ class ZooEntry:
         """Find the checkpoint's file; None where the entry has none.
 
         Raises:
-            CheckpointError: If there is no such file.
+            CheckpointError: If the file does not exist.
         """
         if not self.checkpoint:
             return None

@@ -71,7 +71,7 @@ class Report:
 
     @property
     def measure(self) -> str:
-        """What the true values are: the accuracy, or the mean IoU where the images have masks."""
+        """Name of the true values: the accuracy, or the mean IoU of images with masks."""
         return "accuracy" if self.images.masks is None else "mean IoU"
 
     @property

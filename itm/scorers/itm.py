@@ -266,7 +266,7 @@ def _pooled(curves: Sequence[dict[int, float]], weights: Sequence[int]) -> dict[
     if len(curves) == 1:
         return curves[0]
     total = sum(weights)
-    steps = curves[0].keys() & set.intersection(*(set(curve) for curve in curves))
+    steps = set.intersection(*map(set, curves))
     pooled = {}
     for step in sorted(steps):
         pooled[step] = sum(weight * curve[step] for weight, curve in zip(weights, curves, strict=True)) / total
